@@ -1,0 +1,110 @@
+"""The command line, `privfedtalk`. Every command imports what it needs when it runs: help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+JOBS = ("privfedtalk", "privfedtalk_sealed", "backbone", "fedavg", "fedprox")
+"""Names of `flare.recipe.VARIANTS`, here so that help needs no import; a test keeps them equal."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code: 0, or 1 with one line on stderr that says what to do."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except (ValueError, OSError) as error:  # what a user can mend; anything else is a defect and shows its traceback
+        print(f"privfedtalk: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; an unknown command is answered with the choices."""
+    parser = argparse.ArgumentParser(prog="privfedtalk", description="Talking heads, trained across sites: federated, "
+                                     "encrypted, differentially private. Sites run on NVIDIA FLARE; this is the rest.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_generate(commands)
+    _add_summary(commands)
+    _add_job(commands)
+    _add_data(commands)
+    return parser
+
+
+def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    generate = commands.add_parser("generate", help="make a talking video from a face picture and a speech file")
+    generate.add_argument("--face", type=Path, required=True, help="the face, framed like the training clips")
+    generate.add_argument("--audio", type=Path, required=True, help="speech, any length")
+    generate.add_argument("--out", type=Path, required=True, help="the MP4 to write")
+    generate.add_argument("--adapters", type=Path, nargs="*", default=[], metavar="FILE",
+                          help="safetensors: the shared adapter, the person's own adapter, or both")
+    generate.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
+    generate.add_argument("--steps", type=int, default=4, help="sampling steps (default 4)")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling noise (default 0)")
+    generate.set_defaults(run=_generate)
+
+
+def _generate(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.generator.generate import generate
+
+    generate(face=parsed.face, audio=parsed.audio, out=parsed.out, adapters=parsed.adapters, backbone=parsed.backbone,
+             steps=parsed.steps, seed=parsed.seed)
+    print(parsed.out)
+
+
+def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    summary = commands.add_parser("summary", help="print a run's results as a table")
+    summary.add_argument("path", metavar="RUN", type=Path, help="a FLARE workspace, a downloaded job, or summary.json")
+    summary.set_defaults(run=_summary)
+
+
+def _summary(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.evaluation.summary import load_summary, summary_table
+
+    print(summary_table(load_summary(parsed.path)))
+
+
+def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    job = commands.add_parser("job", help="FLARE job folders").add_subparsers(metavar="COMMAND", required=True)
+    build = job.add_parser("build", help="export job folders, ready to submit")
+    build.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(JOBS)} (default: all)")
+    build.add_argument("--out", type=Path, default=Path("jobs"), help="folder to write into (default: jobs)")
+    build.set_defaults(run=_build_jobs)
+
+
+def _build_jobs(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.flare.recipe import build
+
+    for folder in build(parsed.names, parsed.out):
+        print(folder)
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    data = commands.add_parser("data", help="corpora of clips").add_subparsers(metavar="COMMAND", required=True)
+    prepare = data.add_parser("prepare", help="render synthetic people into a corpus, <identity>/<clip>.mp4")
+    prepare.add_argument("corpus", type=Path, metavar="FOLDER", help="corpus folder to write")
+    prepare.add_argument("--people", type=int, default=2, help="identities (default 2)")
+    prepare.add_argument("--clips", type=int, default=5, help="clips of each (default 5)")
+    prepare.add_argument("--seconds", type=float, default=3.0, help="length of a clip (default 3)")
+    prepare.add_argument("--seed", type=int, default=2026, help="which people (default 2026)")
+    prepare.add_argument("--first", type=int, default=0, help="number of the first person (default 0)")
+    prepare.set_defaults(run=_prepare_data)
+
+
+def _prepare_data(parsed: argparse.Namespace) -> None:
+    if min(parsed.people, parsed.clips) < 1 or parsed.seconds < 1 or min(parsed.seed, parsed.first) < 0:
+        raise ValueError("--people and --clips must be at least 1, --seconds at least 1, --seed and --first at least 0")
+    from privfedtalk_flare.data.synthetic import Person, write_corpus
+
+    people = [Person.draw(parsed.seed, parsed.first + number) for number in range(parsed.people)]
+    paths = write_corpus(parsed.corpus, people, parsed.clips, parsed.seconds)
+    print(f"{len(paths)} clips of {len(people)} people in {parsed.corpus}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Latents and audio windows of a clip, computed once and kept in the site's state, keyed by content and backbone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from privfedtalk_flare.data.clips import Clip
+from privfedtalk_flare.data.features import frame_windows, log_mel
+from privfedtalk_flare.data.windows import sample_window
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """What training needs of a clip of F frames. PRIVATE to the site.
+
+    `latents`, `masked` (F, C, h, w) float32: the frames, and the frames without their lower face, through the codec;
+    `audio` (F, mels, 20) float32: the log-mel window around each frame.
+    """
+
+    identity: str
+    name: str
+    latents: torch.Tensor
+    masked: torch.Tensor
+    audio: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@dataclass(frozen=True)
+class WindowBatch:
+    """B windows of L frames: `clean`, `masked` (B, L, C, h, w), `reference` (B, C, h, w), `audio` (B, L, mels, 20)."""
+
+    clean: torch.Tensor
+    masked: torch.Tensor
+    reference: torch.Tensor
+    audio: torch.Tensor
+
+
+def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Path) -> CachedClip:
+    """Loads the clip's latents from `folder`, or encodes them and writes them there by atomic replace."""
+    path = folder / f"{clip.digest[:24]}-{codec_digest[:16]}.safetensors"
+    try:
+        tensors = load_file(path)
+    except (FileNotFoundError, SafetensorError):  # a torn file is written anew
+        tensors = _encode(clip, codec)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
+        os.close(handle)
+        save_file(tensors, temporary)
+        Path(temporary).replace(path)
+    return CachedClip(clip.identity, clip.name, *(tensors[k].float() for k in ("latents", "masked", "audio")))
+
+
+def _encode(clip: Clip, codec: AutoencoderTiny) -> dict[str, torch.Tensor]:
+    from privfedtalk_flare.generator.codec import encode, mask_pictures, to_tensor
+
+    pictures = to_tensor(clip.frames)
+    return {"latents": encode(codec, pictures).half().contiguous().cpu(),
+            "masked": encode(codec, mask_pictures(pictures)).half().contiguous().cpu(),
+            "audio": torch.from_numpy(frame_windows(log_mel(clip.audio))).half()}
+
+
+def draw_windows(rng: np.random.Generator, clips: list[CachedClip], batch: int, length: int) -> WindowBatch:
+    """Draws `batch` windows of `length` frames, clip and place uniformly; the reference lies outside its window."""
+    parts = []
+    for _ in range(batch):
+        clip = clips[rng.integers(len(clips))]
+        start, reference = sample_window(rng, len(clip), length)
+        window = slice(start, start + length)
+        parts.append((clip.latents[window], clip.masked[window], clip.latents[reference], clip.audio[window]))
+    return WindowBatch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))

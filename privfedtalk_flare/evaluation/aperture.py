@@ -1,0 +1,220 @@
+"""Recovers how far a rendered person's mouth is open, from pixels alone.
+
+An analytic instrument, no training: a mouth painted by the renderer's own code (lips, dark interior, teeth, tongue) is
+fitted to every frame by least squares, and the opening with the smallest residual is the answer. The colours of lips
+and skin are unknowns of the fit, solved in closed form at each candidate, so that skin tone, lip colour and beard need
+not be known. Frames are fitted one by one, with no smoothing over time, which would hide jitter and lend a still mouth
+the motion of its neighbours; only what a person keeps (thickness of the lips, smile) is chosen once for the clip.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from privfedtalk_flare.data.portrait import Look, _Canvas, _paint_mouth
+
+TOP, BOTTOM, SIDE = -0.19, 0.28, 0.31
+"""The patch around the closed mouth, in units of half the picture: nostrils above it, chin below it."""
+MOUTH_HEIGHT = (0.30, 0.58)
+"""Where the closed mouth's centre is looked for, in the picture's own coordinates (-1 top, 1 bottom): its framing."""
+OPENINGS = np.linspace(0.0, 1.1, 12)
+WIDTHS = tuple(np.linspace(-0.6, 1.5, 6))
+"""The renderer's `width` for `MOUTH`; spans mouths from half as wide to half as wide again."""
+LIPS = tuple(product((0.047, 0.057, 0.067), (-0.005, 0.0125, 0.03), (0.0, 0.7, 1.2)))
+"""What a clip keeps: the person's thickness of the lips and smile, the generator's blur (standard deviation in pixels).
+"""
+TILTS = (-0.09, 0.0, 0.09)
+FRAMES_FOR_LIPS = 12
+NOISE = 4.0
+"""Grey levels of a pixel that are not worth explaining."""
+STRIDE = 0.02
+"""What a step of one 64th of the picture costs the path of the mouth, as a share of what a frame can explain."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """M candidate mouths on a patch of P pixels, all weighted by `_weight`: what skin can look like around the mouth
+    (`skin`, an orthonormal (M, P, B)), where the lips are beyond that (`lips`, (M, P), orthogonal to `skin`), and the
+    inside of the mouth in its own colours (`inside`, (M, P, 3) grey levels)."""
+
+    skin: NDArray
+    lips: NDArray
+    inside: NDArray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """F frames against M candidates, skin colours solved for: the squared residual without lips `rest` (F, M), the
+    projection on the lips `along` (F, 3, M) and their squared length (M,)."""
+
+    rest: NDArray
+    along: NDArray
+    length: NDArray
+
+    def free(self) -> NDArray:
+        """(F, M) residuals with the lips in whatever colour fits each frame best."""
+        return self.rest - (self.along**2).sum(1) / self.length
+
+    def fixed(self, colour: NDArray) -> NDArray:
+        """(F, M) residuals with the lips in `colour` (3,), grey levels."""
+        return self.rest - 2 * np.einsum("fcm,c->fm", self.along, colour) + (colour**2).sum() * self.length
+
+    def colour(self, openness: NDArray) -> NDArray:
+        """(3,) the lips' colour: median over the more open half of the frames, where lips cannot pass for the dark
+        between them; `openness` (M,) is that of each candidate."""
+        best = self.free().argmin(1)
+        colours = np.take_along_axis(self.along, best[:, None, None], 2)[..., 0] / self.length[best][:, None]
+        return np.median(colours[openness[best] >= np.median(openness[best])], axis=0)
+
+
+def mouth_aperture(frames: NDArray, mask: NDArray) -> NDArray:
+    """The aperture of every frame, (F,) float64: about 0 for a closed and 1 for a wide-open mouth.
+
+    `frames` is (F, S, S, 3) in grey levels 0..255, `mask` a boolean (S, S); no pixel outside the mask is read. Raises
+    `ValueError` where shapes do not fit or the mask has no room for a mouth.
+    """
+    frames, mask = np.asarray(frames), np.asarray(mask)
+    if frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3 or not len(frames):
+        raise ValueError(f"aperture: frames of shape {frames.shape}; expected square pictures (F, S, S, 3), F >= 1")
+    if mask.shape != frames.shape[1:3] or mask.dtype != bool:
+        raise ValueError(f"aperture: mask of shape {mask.shape}, dtype {mask.dtype}; expected boolean "
+                         f"{frames.shape[1:3]}")
+    size = frames.shape[1]
+    patches = _patches(frames, _locate(frames, mask))
+    some = patches[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_FOR_LIPS)).astype(int)]
+    kept = min(LIPS, key=lambda lips: _with_lips(some, _models(size, "lips", *lips), OPENINGS[::2]).min(1).sum())
+    fine = _with_lips(patches, _fine_models(size, "fine", *kept), OPENINGS)
+    return _lowest(fine.reshape(len(frames), len(OPENINGS), -1).min(2))
+
+
+def _with_lips(patches: NDArray, models: Models, openings: NDArray) -> NDArray:
+    """(F, M) residuals with lips of one colour throughout; candidates are ordered by opening."""
+    fit = _fit(patches, models)
+    return fit.fixed(fit.colour(openings.repeat(len(fit.length) // len(openings))))
+
+
+def _lowest(profile: NDArray) -> NDArray:
+    """(F,) openings of least residual, between the candidates by a parabola; `profile` is (F, openings)."""
+    at = np.clip(profile.argmin(1), 1, len(OPENINGS) - 2)[:, None]
+    left, here, right = (np.take_along_axis(profile, at + k, 1)[:, 0] for k in (-1, 0, 1))
+    bend = np.maximum(left - 2 * here + right, 1e-9)
+    step = np.clip(0.5 * (left - right) / bend, -1.0, 1.0)
+    return OPENINGS[at[:, 0]] + step * (OPENINGS[1] - OPENINGS[0])
+
+
+def _locate(frames: NDArray, mask: NDArray) -> NDArray:
+    """(F, 2) row and column of the closed mouth's centre: where a mouth explains the largest share of what plain skin
+    does not, on a path that heads can follow."""
+    size = len(mask)
+    rows, columns = _offsets(size)
+    height = [round((h + 1) * size / 2 - 0.5) for h in MOUTH_HEIGHT]
+    centres = np.array([(r, c) for r, c in product(range(height[0], height[1] + 1), range(size))
+                        if r + rows[-1] < size and c + columns[0] >= 0 and c + columns[-1] < size
+                        and mask[r + rows[0]:r + rows[-1] + 1, c + columns[0]:c + columns[-1] + 1].all()])
+    if not len(centres):
+        raise ValueError(f"aperture: the mask ({int(mask.sum())} of {mask.size} pixels) has no room for a patch of "
+                         f"{len(rows)} x {len(columns)} pixels around the mouth")
+    share = np.empty((len(frames), len(centres)))
+    noise = 3 * NOISE**2 * (_weight(size) ** 2).sum()
+    for column, centre in enumerate(centres):
+        patches = _patches(frames, np.broadcast_to(centre, (len(frames), 2)))
+        skin = _fit(patches, _models(size, "skin")).rest[:, 0]
+        share[:, column] = (skin - _fit(patches, _models(size, "mouth")).free().min(1)) / (skin + noise)
+    return centres[_steady(share, STRIDE * (((centres[:, None] - centres[None]) * 64 / size) ** 2).sum(-1))]
+
+
+def _steady(share: NDArray, cost: NDArray) -> NDArray:
+    """(F,) the path through `share` (F, N) with the largest sum less the `cost` (N, N) of its steps (Viterbi)."""
+    best, origin = share[0], []
+    for now in share[1:]:
+        reached = best[:, None] - cost
+        origin.append(reached.argmax(0))
+        best = reached.max(0) + now
+    path = [int(best.argmax())]
+    for back in reversed(origin):
+        path.append(int(back[path[-1]]))
+    return np.array(path[::-1])
+
+
+def _offsets(size: int) -> tuple[NDArray, NDArray]:
+    """Pixel offsets of the patch's rows and columns from its centre."""
+    half = size / 2
+    side = round(SIDE * half)
+    return np.arange(round(TOP * half), round(BOTTOM * half) + 1), np.arange(-side, side + 1)
+
+
+def _patches(frames: NDArray, centres: NDArray) -> NDArray:
+    """(F, 3, P) float32 weighted patches around `centres` (F, 2)."""
+    size = frames.shape[1]
+    rows, columns = _offsets(size)
+    found = frames[np.arange(len(frames))[:, None, None], centres[:, 0, None, None] + rows[:, None],
+                   centres[:, 1, None, None] + columns[None]]
+    return found.astype(np.float32).reshape(len(frames), -1, 3).transpose(0, 2, 1) * _weight(size)
+
+
+def _grid(size: int) -> tuple[NDArray, NDArray]:
+    rows, columns = _offsets(size)
+    return np.meshgrid(columns / (size / 2), rows / (size / 2))
+
+
+@functools.lru_cache(maxsize=4)
+def _weight(size: int) -> NDArray:
+    """(P,) root of the pixels' weights: 1 at the mouth, falling off towards nose, cheeks and chin."""
+    x, y = _grid(size)
+    return np.exp(-((x / 0.30) ** 4 + ((y - 0.045) / 0.24) ** 4) / 2).ravel().astype(np.float32)
+
+
+def _build(size: int, which: str, full: float = 0.057, smile: float = 0.0125, blur: float = 0.0) -> Models:
+    """Candidates to locate the mouth ('skin': none; 'mouth': some), to choose the lips ('lips'), and to measure."""
+    pixel, weight = 2 / size, _weight(size)[:, None]
+    x, y = _grid(size)
+    ground = np.stack([np.ones_like(x), x, y, x**2, y**2], -1)
+    if which == "skin":
+        none = np.zeros((1, x.size, 3), np.float32)
+        return Models(np.linalg.qr(ground.reshape(1, -1, 5) * weight)[0].astype(np.float32), none[..., 0], none)
+    steps = {"mouth": ((0.0, 0.3, 0.6, 1.0), (0.1, 0.9), (0.0,), (0.0,), (0.0,)),
+             "lips": (OPENINGS[::2], WIDTHS[::2], (-0.5, 0.5), (0.0,), TILTS),
+             "fine": (OPENINGS, WIDTHS, (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0), (-0.7, 0.0, 0.7), TILTS)}[which]
+    opening, width, down, right, tilt = (np.array(v)[:, None, None] for v in zip(*product(*steps), strict=True))
+    x0, y0 = x - right * pixel, y - down * pixel
+    turned = np.cos(tilt) * x0 + np.sin(tilt) * y0, np.cos(tilt) * y0 - np.sin(tilt) * x0
+
+    def painted(skin: float, lips: float) -> NDArray:
+        look = replace(Look.draw(np.random.default_rng(0)), mouth_y=0.0, mouth_width=0.225, lip_full=full, smile=smile,
+                       lips=np.full(3, lips))
+        canvas = _Canvas(len(opening), 1)
+        canvas.picture = np.full((*turned[0].shape, 3), skin, np.float32)
+        _paint_mouth(canvas, look, *turned, {"aperture": opening, "width": width}, np.ones_like(turned[0]), 4.4 / size)
+        return gaussian_filter(canvas.picture, (0, blur, blur, 0), mode="nearest")
+
+    known = painted(0, 0)  # painting is linear in the colours: what skin and lips add is found by switching each on
+    skin, lips = painted(1, 0)[..., :1] - known[..., :1], painted(0, 1)[..., :1] - known[..., :1]
+    count = len(opening)
+    basis = np.linalg.qr((skin * ground).reshape(count, -1, 5) * weight)[0].astype(np.float32)
+    lips = (lips.reshape(count, -1) * weight[:, 0]).astype(np.float32)
+    lips -= np.einsum("mpb,mqb,mq->mp", basis, basis, lips, optimize=True)
+    return Models(basis, lips, (known.reshape(count, -1, 3) * weight * 255).astype(np.float32))
+
+
+_models = functools.lru_cache(maxsize=32)(_build)
+_fine_models = functools.lru_cache(maxsize=2)(_build)  # 90 MB each: clips of one person follow each other
+
+
+def _fit(patches: NDArray, models: Models) -> Fit:
+    """Least squares of every candidate on patches (F, 3, P), in closed form.
+
+    With Q the orthonormal skin and v = patch - inside, what is left of v is |v|^2 - |Q'v|^2.
+    """
+    count, pixels, colours = models.skin.shape
+    held = np.einsum("mpb,mpc->cmb", models.skin, models.inside)
+    seen = (patches @ models.skin.transpose(1, 0, 2).reshape(pixels, -1)).reshape(-1, 3, count, colours) - held
+    mixed = patches.reshape(len(patches), -1) @ models.inside.transpose(2, 1, 0).reshape(3 * pixels, count)
+    power = (patches**2).sum((1, 2))[:, None] + (models.inside**2).sum((1, 2))
+    along = patches @ models.lips.T - np.einsum("mp,mpc->cm", models.lips, models.inside)
+    return Fit(power - 2 * mixed - (seen**2).sum((1, 3)), along, (models.lips**2).sum(1))

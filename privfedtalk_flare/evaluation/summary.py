@@ -1,0 +1,199 @@
+"""A run's summary: what `summary.json` holds, how sites' rows are pooled, and how it is shown.
+
+A site sends mean, standard deviation and number of people for each row and metric, never one person's value; the server
+pools them exactly. The standard deviation is the sample's (n - 1 in the denominator), 0 where there is one person.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROWS = ("ground_truth", "copy_reference", "backbone", "shared", "personalized")
+METRICS = {"psnr_mask": "PSNR\nmask\ndB, up", "psnr": "PSNR\nall\ndB, up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
+           "sync_offset": "offset\nframes\nto 0", "identity": "identity\n\nup", "flicker": "flicker\ngrey\ndown",
+           "flicker_gap": "fl. gap\ngrey\ndown", "motion_ratio": "motion\nratio\nto 1"}
+"""Metrics in the order of the table, with their head: name, unit, direction (`evaluation.metrics` defines them)."""
+UNBOUNDED = "unbounded"
+FILE_NAME = "summary.json"
+_PLACES = (FILE_NAME, f"workspace/{FILE_NAME}", f"server/*/{FILE_NAME}", f"*/workspace/{FILE_NAME}", f"*/{FILE_NAME}",
+           f"*/server/*/{FILE_NAME}", f"*/prod_*/*/*/{FILE_NAME}", f"prod_*/*/*/{FILE_NAME}")
+"""Where a run folder keeps it: itself, a downloaded job, the simulator's workspace, folders of these, a POC."""
+
+Rows = dict[str, dict[str, dict[str, float]]]
+"""row -> metric -> {"mean", "std", "n"}."""
+
+
+class SummaryError(ValueError):
+    """A summary that is missing, ambiguous or not readable. The message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the shared adapter. `epsilon`: view -> number, "unbounded", or None where none is stated; `seconds`:
+    wall and aggregate; `sites`: site -> weight, score, count, bytes_up, bytes_down, less what the mode keeps secret;
+    `words`: what the epsilon means for this many people."""
+
+    round: int
+    epsilon: dict[str, float | str | None]
+    delta: float | None
+    snr: float | None
+    seconds: dict[str, float]
+    sites: dict[str, dict[str, float]]
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The whole of `summary.json`; `values` is the length of the update, `settings` what the job ran with (such as
+    sigma, C, eta), `notes` what went wrong on the way."""
+
+    rows: Rows
+    rounds: list[Round]
+    values: int | None
+    bytes_per_value: float | None
+    wall_seconds: float
+    overhead_share: float
+    videos: list[str]
+    adapters: list[str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain dictionaries and lists."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any], where: str) -> Summary:
+        """The reverse of `to_json`; `where` names the file in errors. Raises `SummaryError`."""
+        found = dict(_fields(Summary, content, where))
+        if not isinstance(found["rounds"], list):
+            raise SummaryError(f"{where}: rounds must be a list, got {found['rounds']!r:.60}")
+        found["rounds"] = [Round(**_fields(Round, entry, f"{where}: round {i}"))
+                           for i, entry in enumerate(found["rounds"], 1)]
+        for row, metrics in found["rows"].items():
+            if row not in ROWS:
+                raise SummaryError(f"{where}: unknown row {row!r}; the choices are {', '.join(ROWS)}")
+            for name, value in metrics.items():
+                if not (isinstance(value, Mapping) and set(value) == {"mean", "std", "n"}):
+                    raise SummaryError(f"{where}: {row}/{name} must be {{mean, std, n}}, got {value!r:.60}")
+        return Summary(**found)
+
+
+def _fields(cls: type, content: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise SummaryError(f"{where}: expected a mapping, got {content!r:.60}")
+    known = dataclasses.fields(cls)
+    needed = {f.name for f in known if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    unknown, missing = sorted(set(content) - {f.name for f in known}), sorted(needed - set(content))
+    if unknown or missing:
+        raise SummaryError(f"{where}: not this version's summary (missing: {', '.join(missing) or 'nothing'}; unknown: "
+                           f"{', '.join(unknown) or 'nothing'}); run the job again with this version")
+    return content
+
+
+def site_rows(rows: Mapping[str, Mapping[str, Sequence[float]]], least: int = 1) -> Rows:
+    """Statistics over a site's people, from row -> metric -> one value a person (PRIVATE).
+
+    Values that are not finite (a metric that a clip leaves undefined) do not count; a metric with fewer than `least`
+    people is left out, so that none is shown alone.
+
+    >>> site_rows({"backbone": {"sync": [0.5, 0.7, float("nan")], "flicker": [float("nan")] * 3}})
+    {'backbone': {'sync': {'mean': 0.6, 'std': 0.1414213562373095, 'n': 2}}}
+    """
+    made: Rows = {}
+    for row, metrics in rows.items():
+        for name, values in metrics.items():
+            finite = [float(v) for v in values if math.isfinite(v)]
+            if len(finite) >= max(least, 1):
+                mean = math.fsum(finite) / len(finite)
+                squares = math.fsum((v - mean) ** 2 for v in finite)
+                made.setdefault(row, {})[name] = _statistic(mean, squares, len(finite))
+    return made
+
+
+def pool_rows(sites: Iterable[Rows]) -> Rows:
+    """Rows over all people of all sites, in the order of `ROWS`: the same as if their values lay in one list.
+
+    mean = sum n_k mean_k / N; std^2 (N - 1) = sum (n_k - 1) std_k^2 + n_k (mean_k - mean)^2.
+    Raises `SummaryError` on a row or metric that is not known or a statistic that cannot be one.
+    """
+    parts: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
+    for site in sites:
+        for row, metrics in site.items():
+            for name, told in metrics.items():
+                if row not in ROWS or name not in METRICS:
+                    raise SummaryError(f"unknown metric {row}/{name}; the choices are {', '.join(ROWS)} and "
+                                       f"{', '.join(METRICS)}")
+                mean, std, n = (told.get(key) for key in ("mean", "std", "n"))
+                if not (all(isinstance(v, (int, float)) and math.isfinite(v) for v in (mean, std, n))
+                        and std >= 0 and n >= 1 and n == int(n)):
+                    raise SummaryError(f"{row}/{name}: not a statistic: {dict(told)!r:.80}")
+                parts.setdefault((row, name), []).append((mean, std, int(n)))
+    pooled: Rows = {}
+    for row, name in sorted(parts, key=lambda at: (ROWS.index(at[0]), list(METRICS).index(at[1]))):
+        told = parts[row, name]
+        count = sum(n for _, _, n in told)
+        mean = math.fsum(n * m for m, _, n in told) / count
+        squares = math.fsum((n - 1) * s**2 + n * (m - mean) ** 2 for m, s, n in told)
+        pooled.setdefault(row, {})[name] = _statistic(mean, squares, count)
+    return pooled
+
+
+def _statistic(mean: float, squares: float, count: int) -> dict[str, float]:
+    return {"mean": mean, "std": math.sqrt(squares / (count - 1)) if count > 1 else 0.0, "n": count}
+
+
+def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
+    """1 - |union of (start, end) intervals| / wall, in seconds: the share of a run in which no site worked.
+
+    >>> overhead_share([(0, 4), (2, 6), (8, 9)], 10)
+    0.3
+    """
+    covered, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+            raise SummaryError(f"busy interval ({start!r}, {end!r}): must be finite and end no earlier than it starts")
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return round(1.0 - min(covered / wall, 1.0), 12) if wall > 0 else 1.0
+
+
+def save_summary(summary: Summary, path: Path) -> Path:
+    """Writes `summary` as JSON: `path` holds the old content or the new one, never half of it."""
+    text = json.dumps(summary.to_json(), indent=2, allow_nan=False)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    return partial.replace(path)
+
+
+def load_summary(run: Path | str) -> Summary:
+    """The summary of RUN: a FLARE workspace, a downloaded job, or the file itself. Raises `SummaryError`."""
+    run = Path(run)
+    if run.is_dir():
+        found = next((paths for place in _PLACES if (paths := sorted(run.glob(place)))), [])
+        if not found:
+            raise SummaryError(f"{run}: no {FILE_NAME} here or in a server's run folder; the controller writes it "
+                               "after each phase, so give a workspace whose job has ended one")
+        if len(found) > 1:
+            raise SummaryError(f"{run}: several runs; the choices are {', '.join(map(str, found))}")
+        run = found[0]
+    elif not run.exists():
+        raise SummaryError(f"{run}: no such folder or file; give a FLARE workspace, a downloaded job or a {FILE_NAME}")
+    try:
+        content = json.loads(run.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SummaryError(f"{run}: not readable as JSON ({error}); give the {FILE_NAME} of a run") from error
+    return Summary.from_json(content, str(run))
+
+
+def summary_table(summary: Summary, width: int = 100) -> str:
+    """The summary as text: one table of rows by metrics, one of rounds, and what the epsilon means."""
+    from privfedtalk_flare.evaluation.table import render
+
+    return render(summary, width)

@@ -1,0 +1,106 @@
+"""A run's summary as text for a terminal: one table of rows by metrics, one of rounds, and the words about epsilon."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
+
+_MISSING = "-"
+_VIEWS = {"receivers": "receiv.", "server": "server", "server_and_site": "both"}
+
+
+def render(summary: Summary, width: int) -> str:
+    """The whole summary, `width` columns wide at most, without colour."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    if summary.rows:
+        console.print(_rows(summary))
+        console.print("Mean over people, standard deviation below.")
+    if summary.rounds:
+        console.print(_rounds(summary.rounds))
+        for line in epsilon_words(summary):
+            console.print(line)
+    console.print(_totals(summary))
+    for head, lines in (("videos", summary.videos), ("adapters", summary.adapters), ("notes", summary.notes)):
+        for line in lines:
+            console.print(f"{head}: {line}", markup=False)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _rows(summary: Summary) -> Table:
+    table = Table(title="Held-out clips", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("row", no_wrap=True)
+    table.add_column("people", justify="right")
+    for head in METRICS.values():
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in (r for r in ROWS if r in summary.rows):
+        told = summary.rows[row]
+        people = max((int(t["n"]) for t in told.values()), default=0)
+        table.add_row(row, str(people), *(_cell(told.get(name), name, people) for name in METRICS))
+    return table
+
+
+def _cell(told: Mapping[str, float] | None, name: str, people: int) -> str:
+    """Mean above standard deviation; the number of people too where fewer than the row's have a value."""
+    if told is None:
+        return f"{_MISSING}\n"
+    digits = 3 if name in ("ssim", "sync", "identity", "motion_ratio") else 2
+    fewer = f"\nn={int(told['n'])}" if told["n"] < people else ""
+    return f"{told['mean']:.{digits}f}\n{told['std']:.{digits}f}{fewer}"
+
+
+def _rounds(rounds: list[Round]) -> Table:
+    """One line a site; what holds for the round stands in its first line."""
+    table = Table(title="Rounds of the shared adapter", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown",
+                 *(f"epsilon\n{name}" for name in _VIEWS.values()), "delta", "SNR", "wall\ns", "sum\ns"):
+        table.add_column(head, justify="left" if head == "site" else "right", no_wrap=True)
+    for entry in rounds:
+        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in _VIEWS), _number(entry.delta, ".0e"),
+                  _number(entry.snr, ".3f"), _number(entry.seconds.get("wall"), ".1f"),
+                  _number(entry.seconds.get("aggregate"), ".2f")]
+        for i, (site, told) in enumerate(sorted(entry.sites.items())):
+            up, down = (told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down"))
+            table.add_row(str(entry.round) if i == 0 else "", site, _number(told.get("weight"), ".3f"),
+                          _number(told.get("score"), ".4f"), _number(told.get("count"), ".0f"), _number(up, ".2f"),
+                          _number(down, ".2f"), *(shared if i == 0 else [""] * len(shared)))
+    return table
+
+
+def _number(value: float | str | None, form: str) -> str:
+    if value is None:
+        return _MISSING
+    return "none" if value == UNBOUNDED else format(value, form)
+
+
+def epsilon_words(summary: Summary) -> list[str]:
+    """What the last round's epsilon covers, and what not (PROTOCOL, "The privacy account")."""
+    last = summary.rounds[-1]
+    stated = {view: value for view, value in last.epsilon.items() if value is not None}
+    if not stated:
+        return ["No differential privacy: no epsilon is promised to anyone."]
+    lines = []
+    if UNBOUNDED in stated.values():
+        lines.append("none = unbounded: in that view no epsilon is promised.")
+    if any(value != UNBOUNDED for value in stated.values()):
+        lines.append("Epsilon is for one identity's part in all rounds so far. receiv.: whoever holds the decrypted "
+                     "adapter; server: the server alone, as long as the encryption holds; both: the server together "
+                     "with a site.")
+        if any("score" in told for told in last.sites.values()) and summary.settings.get("release") != "noised":
+            lines.append("Scores (rounded to 1/16) and clip counts are public metadata, at most 4 bits a round and "
+                         "site: they lie outside the (epsilon, delta) guarantee, which is given them.")
+    return [*lines, last.words] if last.words else lines
+
+
+def _totals(summary: Summary) -> str:
+    parts = [f"{summary.wall_seconds:.0f} s, {summary.overhead_share:.0%} of it overhead"]
+    if summary.values is not None:
+        parts.append(f"{summary.values:,} values an update")
+    if summary.bytes_per_value is not None:
+        parts.append(f"{summary.bytes_per_value:.1f} bytes a value up")
+    return "; ".join(parts + [f"{name} {value}" for name, value in summary.settings.items()])

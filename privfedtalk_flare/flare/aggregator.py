@@ -1,0 +1,221 @@
+"""Identity-Stable Federated Aggregation in FLARE's `ModelAggregator` form, on ciphertexts or plain vectors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
+
+from privfedtalk_flare.encryption.keys import KeyFault
+from privfedtalk_flare.encryption.packing import CiphertextError, held_values
+from privfedtalk_flare.encryption.sums import check_upload, weighted_sum
+from privfedtalk_flare.federation.averaging import AveragingError
+from privfedtalk_flare.federation.isfa import ScalarError, check_scalars, isfa_weights, share_cap, uniform
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
+from privfedtalk_flare.flare.keys import server_context
+from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, parse
+
+if TYPE_CHECKING:
+    import tenseal
+
+_SHARED = (p.SPEC, p.BACKBONE, p.KEY_ID)
+
+
+class _Refused(ValueError):  # noqa: N818  (an answer, not an error)
+    """Why a reply does not count."""
+
+
+@dataclass(frozen=True)
+class _Reply:
+    payload: list[bytes] | np.ndarray
+    shared: tuple[Any, ...]
+    identities: int
+    score: float | None
+    count: int | None
+    bytes_up: int
+
+
+class ISFAAggregator(ModelAggregator):
+    """Keeps theta as the server has it, and adds eta sum_k w_k u_k of the accepted replies to it.
+
+    Args:
+        reliability: `ReliabilitySettings`. encryption: `EncryptionSettings`; scheme `off` sums plain vectors.
+        eta: the server's step. min_sites: replies without which an aggregation raises `AveragingError`.
+
+    What only sites can know (spec, backbone, key id, D) is taken from the first accepted replies: from what most of
+    them agree on. In FLARE's own FedAvg nobody calls `begin_round`; header checks then wait for a header to check.
+    """
+
+    def __init__(self, reliability: Mapping[str, Any] | None = None, encryption: Mapping[str, Any] | None = None,
+                 eta: float = 1.0, min_sites: int = 1) -> None:
+        super().__init__()
+        self.reliability, self.encryption, self.eta, self.min_sites = reliability, encryption, eta, min_sites
+        self._reliability = parse(ReliabilitySettings, reliability, "reliability")
+        self._encrypted = parse(EncryptionSettings, encryption, "encryption").scheme != "off"
+        self.theta: dict[str, np.ndarray] | None = None
+        self.spec = self.backbone = self.key_id = ""
+        self.values: int | None = None
+        self._context: tenseal.Context | None = None
+        self._header: dict[str, Any] = {}
+        self._sites: frozenset[str] | None = None
+        self.reset_stats()
+        self.stats: dict[str, dict[str, Any]] = {}
+        self.step_variance = 0.0
+        self.cap: float | None = None
+        self.capped = False
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of theta as it is broadcast; 0 before the first round."""
+        return sum(int(array.nbytes) for array in (self.theta or {}).values())
+
+    def reset_stats(self) -> None:
+        """Forgets the replies of the last round; theta, key id and spec stay."""
+        self._replies: dict[str, _Reply] = {}
+        self.refused: dict[str, str] = {}
+
+    def begin_round(self, header: Mapping[str, Any], sites: Iterable[str]) -> None:
+        """Expects one reply from each of `sites`, echoing `header`; "" in it stands for what only sites can know."""
+        self.reset_stats()
+        self._header = {key: header[key] for key in p.HEADER}
+        self._sites = frozenset(sites)
+
+    def accept_model(self, model: FLModel) -> str:
+        """Checks one reply. Returns "" where it counts, else the reason, which is logged and kept in `refused`.
+
+        The sender is `meta["client_name"]`, which FLARE's server sets; nothing in the payload names it.
+        """
+        meta = model.meta or {}
+        site = str(meta.get("client_name", ""))
+        try:
+            reply = self._checked(site, model.params, meta)
+        except (_Refused, ScalarError, ChunkError, CiphertextError) as reason:
+            self.refused.setdefault(site, str(reason))
+            self.logger.warning(f"{site} refused: {reason}")
+            return str(reason)
+        self._replies[site] = reply
+        return ""
+
+    def aggregate_model(self) -> FLModel:
+        """theta + eta sum_k w_k u_k, as a full model. Raises `AveragingError` where too few replies agree."""
+        replies = self._agreeing()
+        weights = self._weights(replies)
+        if self._encrypted:
+            held = from_params(self.theta) if self.theta else None
+            chunks = weighted_sum({site: r.payload for site, r in replies.items()}, weights, self._server_context(),
+                                  size=self.values, theta=held, eta=self.eta)
+            self.theta = to_params(chunks)
+        else:
+            total = np.zeros(self.values) if self.theta is None else self.theta[p.PLAIN].astype(np.float64)
+            for site, reply in replies.items():
+                total += self.eta * weights[site] * reply.payload.astype(np.float64)
+            self.theta = {p.PLAIN: total.astype(np.float32)}
+        self.step_variance = sum(w ** 2 / replies[site].identities ** 2 for site, w in weights.items())
+        self.stats = {site: {"weight": weights[site], "score": r.score, "count": r.count, "bytes_up": r.bytes_up,
+                             "identities": r.identities} for site, r in replies.items()}
+        self._replies = {}
+        return FLModel(params_type=ParamsType.FULL, params=dict(self.theta),
+                       meta={p.ZERO: False, "weights": weights, p.VALUES: self.values})
+
+    def _checked(self, site: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any]) -> _Reply:
+        if not site or (self._sites is not None and site not in self._sites):
+            raise _Refused(f"{site or 'an unnamed site'} was not asked in this round")
+        if site in self._replies or site in self.refused:
+            raise _Refused("a second reply in one round")
+        for key, value in self._header.items():
+            if value != "" and meta.get(key) != value:
+                raise _Refused(f"header: {key} is {meta.get(key)!r}, this round's is {value!r}")
+        shared = tuple(meta.get(key) or "" for key in _SHARED)
+        for key, value, known in zip(_SHARED, shared, (self.spec, self.backbone, self.key_id), strict=True):
+            if known and value != known:
+                raise _Refused(f"header: {key} is {value!r}, this run's is {known!r}")
+            if not isinstance(value, str) or (self._header and not value and (key != p.KEY_ID or self._encrypted)):
+                raise _Refused(f"header: {key} is {value!r}; a reply must say its own")
+        identities = meta.get(p.IDENTITIES, None if self._header else 1)
+        if isinstance(identities, bool) or not isinstance(identities, int) or identities < 1:
+            raise _Refused(f"identities {identities!r} is not an integer of at least 1")
+        score, count = self._scalars(meta)
+        payload, size = self._payload(params, meta.get(p.VALUES))
+        sent = sum(len(chunk) for chunk in payload) if self._encrypted else int(payload.nbytes)
+        return _Reply(payload, (*shared, size), identities, score, count, sent)
+
+    def _scalars(self, meta: Mapping[str, Any]) -> tuple[float | None, int | None]:
+        if self._reliability.mode == "metadata":
+            return check_scalars(meta.get(p.SCORE), meta.get(p.COUNT), max_clips=self._reliability.max_clips)
+        if p.SCORE in meta or p.COUNT in meta:
+            raise _Refused(f"a score or a count must not travel in reliability mode {self._reliability.mode!r}")
+        return None, None
+
+    def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes] | np.ndarray, int]:
+        """The update, checked, and D: the one this run has settled on, else the one that the reply says or shows."""
+        if said is not None and (isinstance(said, bool) or not isinstance(said, int) or said < 1):
+            raise _Refused(f"{p.VALUES} {said!r} is not an integer of at least 1")
+        if self._encrypted:
+            try:
+                context = self._server_context()
+            except KeyFault as fault:
+                raise _Refused(str(fault)) from fault
+            chunks = from_params(params)
+            size = self.values or said or held_values(chunks, context)
+            check_upload(chunks, size, context)
+            return chunks, size
+        if not params or set(params) != {p.PLAIN}:
+            raise _Refused(f"payload: expected {p.PLAIN!r} alone, got {sorted(params or {})[:3]}")
+        plain = params[p.PLAIN]
+        if not (isinstance(plain, np.ndarray) and plain.ndim == 1 and plain.dtype == np.float32 and plain.size):
+            raise _Refused("payload: not a flat float32 vector")
+        size = self.values or said or plain.size
+        if plain.size != size:
+            raise _Refused(f"payload: {plain.size} values, this run's update has {size}")
+        if not np.isfinite(plain).all():
+            raise _Refused(f"payload: {int(np.count_nonzero(~np.isfinite(plain)))} values are not finite")
+        return plain, size
+
+    def _agreeing(self) -> dict[str, _Reply]:
+        """The accepted replies that share spec, backbone, key and D; the majority of the first ones settles these."""
+        replies = dict(self._replies)
+        if self.values is None and replies:
+            votes = Counter(reply.shared for reply in replies.values()).most_common()
+            if len(votes) > 1 and votes[0][1] == votes[1][1]:
+                raise AveragingError("sites disagree about spec, backbone, key or size, and no version has a majority: "
+                                     + "; ".join(f"{site} {_short(r.shared)}" for site, r in sorted(replies.items())))
+            settled = votes[0][0]
+            for site in [site for site, reply in replies.items() if reply.shared != settled]:
+                self.refused[site] = f"header: {_short(replies.pop(site).shared)}, most sites have {_short(settled)}"
+                self.logger.warning(f"{site} refused: {self.refused[site]}")
+            if len(replies) >= self.min_sites:
+                self.spec, self.backbone, self.key_id, self.values = settled
+        if len(replies) < max(1, self.min_sites):
+            raise AveragingError(f"{len(replies)} good replies, min_sites is {self.min_sites}; refused: {self.refused}")
+        return dict(sorted(replies.items()))
+
+    def _weights(self, replies: Mapping[str, _Reply]) -> dict[str, float]:
+        """w_k of this round, sum 1. In `sealed` the sites have weighed already: the public constant c = 1/K."""
+        settings = self._reliability
+        self.cap = share_cap(len(replies), settings.max_share) if settings.mode == "metadata" else None
+        if settings.mode != "metadata":
+            self.capped = False
+            return uniform(replies)
+        weights = isfa_weights({site: r.score for site, r in replies.items()},
+                               {site: r.count for site, r in replies.items()}, gamma=settings.gamma,
+                               max_clips=settings.max_clips, max_share=settings.max_share)
+        self.capped = self.cap is not None and max(weights.values()) >= self.cap * (1 - 1e-9)
+        return weights
+
+    def _server_context(self) -> tenseal.Context:
+        if self._context is None:
+            if self.fl_ctx is None:
+                raise KeyFault("the aggregator has seen no START_RUN and cannot find the server's context; make it a "
+                               "component of the server's configuration")
+            self._context = server_context(self.fl_ctx)
+        return self._context
+
+
+def _short(shared: tuple[Any, ...]) -> str:
+    return ", ".join(f"{key} {str(value)[:12]}" for key, value in zip((*_SHARED, p.VALUES), shared, strict=True))

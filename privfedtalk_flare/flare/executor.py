@@ -1,0 +1,194 @@
+"""The site's executor: reads its arguments, calls one function of `training.site` a task, answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.failures import HeaderError, answer_to
+from privfedtalk_flare.flare.lines import say
+from privfedtalk_flare.flare.replies import raw_reply, status_reply
+from privfedtalk_flare.flare.sections import section
+from privfedtalk_flare.flare.site import place_of, threads_of
+from privfedtalk_flare.flare.steps import snr_since
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    BackboneSettings,
+    DataSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    TrainingSettings,
+)
+
+_STARTED = {EventType.BEFORE_TASK_DATA_FILTER, EventType.BEFORE_TASK_RESULT_FILTER}
+_ENDED = {EventType.AFTER_TASK_DATA_FILTER, EventType.AFTER_TASK_RESULT_FILTER}
+
+
+class PrivFedTalkExecutor(Executor):
+    """Trains, scores, personalises and validates on one site. Every argument is a mapping of settings.
+
+    Args:
+        data: `DataSettings`. adapter: `AdapterSettings`. training: `TrainingSettings` of an adapter round.
+        personalize: `TrainingSettings` of the identity adapters. reliability: `ReliabilitySettings`.
+        privacy: `PrivacySettings`, here only to know what may be tracked. backbone: `BackboneSettings`.
+
+    FLARE may run every task in a fresh process: nothing is kept here that the site's `state` does not hold as well.
+    """
+
+    def __init__(self, data: Mapping[str, Any], adapter: Mapping[str, Any],
+                 training: Mapping[str, Any], personalize: Mapping[str, Any],
+                 reliability: Mapping[str, Any], privacy: Mapping[str, Any],
+                 backbone: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.data, self.adapter, self.training, self.personalize = data, adapter, training, personalize
+        self.reliability, self.privacy, self.backbone = reliability, privacy, backbone
+        self._settings = {
+            "data": section(DataSettings, data, "data"), "adapter": section(AdapterSettings, adapter, "adapter"),
+            "training": section(TrainingSettings, training, "training"),
+            "personalize": section(TrainingSettings, personalize, "personalize"),
+            "reliability": section(ReliabilitySettings, reliability, "reliability"),
+            "backbone": section(BackboneSettings, backbone, "backbone")}
+        private = section(PrivacySettings, privacy, "privacy").mechanism != "off"
+        self._allowed = tracking.SITE_WITH_DP if private else tracking.SITE
+        self._tasks = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
+                       p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
+        self._work: Any = None
+        self._people = 0
+        self._place: Any = None
+        self._busy: list[list[float]] = []
+        self._since = 0.0
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Times the filters: protecting, encrypting and decrypting are work too."""
+        if event_type in _STARTED:
+            self._since = time.time()
+        elif event_type in _ENDED and self._since:
+            self._busy.append([self._since, time.time()])
+
+    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
+        """Answers one task. A failure is answered by a status word; its text stays in the site's own log."""
+        header: dict[str, Any] = {}
+        try:
+            dxo = from_shareable(shareable)
+            header = {key: dxo.meta.get(key) for key in p.HEADER}
+            status = dxo.meta.get(p.STATUS, p.STATUS_OK)
+            if status != p.STATUS_OK:  # a task filter declined, for instance because the budget is spent
+                return status_reply(status, header)
+            if task_name not in self._tasks:
+                raise HeaderError(f"task {task_name!r} is unknown; the choices are {', '.join(p.TASKS)}")
+            self._open(fl_ctx)
+            return self._tasks[task_name](dxo, header, fl_ctx)
+        except Exception as error:
+            rc, status = answer_to(error)
+            # Below ERROR: provisioned sites stream their error log to the server, and the text may name a clip.
+            self.logger.warning(f"{fl_ctx.get_identity_name()}: task {task_name} failed ({status}): {error}",
+                                exc_info=status == p.STATUS_FAILED)
+            return status_reply(status, header, rc)
+
+    def _open(self, fl_ctx: FLContext) -> None:
+        """Builds the site's work, once a process. Imports count as overhead."""
+        if self._work is not None:
+            return
+        import torch
+
+        from privfedtalk_flare.training.site import SiteWork
+
+        place = place_of(fl_ctx)
+        torch.set_num_threads(threads_of(place, fl_ctx))
+        self._work = SiteWork(site=place.site, place=place, log=lambda text: say(f"{place.site}: {text}"),
+                              **self._settings)
+        self._place = place
+
+    def _train_backbone(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
+        with self._working():
+            done = self._work.backbone_round(dxo.meta[p.PHASE], int(header[p.ROUND]), dxo.data or None)
+        meta = {**header, p.PHASE: dxo.meta[p.PHASE], p.COUNT: done.count, p.LOSS: done.loss, p.BUSY: self._spent()}
+        return DXO(DataKind.WEIGHTS, data=done.weights, meta=meta).to_shareable()
+
+    def _train_adapter(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
+        theta, snr = self._received(dxo, header)
+        began = time.time()
+        with self._working():
+            updates = self._work.adapter_round(theta, int(header[p.ROUND]))
+        self._track(fl_ctx, int(header[p.ROUND]), snr=snr, identities=len(updates),
+                    score=float(np.mean([u.score for u in updates])), seconds=time.time() - began)
+        return raw_reply(updates, {**header, p.VALUES: self._work.spec.size, p.BUSY: self._spent(), **_known(snr)})
+
+    def _personalize(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
+        theta, snr = self._received(dxo, header)
+        with self._working():
+            metrics = self._work.personalize(theta)
+            self._work.save_shared_adapter(theta, self._place.state / "shared")
+        self._track(fl_ctx, int(header[p.ROUND]), snr=snr)
+        meta = {**header, p.IDENTITIES: self._people, p.ADAPTERS: list(self._work.adapters),
+                p.BUSY: self._spent(), **_known(snr)}
+        return DXO(DataKind.METRICS, data={p.METRICS: metrics}, meta=meta).to_shareable()
+
+    def _validate(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
+        from privfedtalk_flare.evaluation.summary import site_rows
+
+        theta, snr = self._received(dxo, header)
+        with self._working():
+            validation = self._work.validate(theta)
+        meta = {**header, p.IDENTITIES: self._people, p.VIDEOS: list(validation.videos),
+                p.BUSY: self._spent(), **_known(snr)}
+        return DXO(DataKind.METRICS, data={"rows": site_rows(validation.rows)}, meta=meta).to_shareable()
+
+    def _received(self, dxo: DXO, header: dict[str, Any]) -> tuple[np.ndarray, float | None]:
+        """The shared adapter (D,) that came with the task, and the SNR of its last step; the clips are ready then.
+
+        Fills in what the server cannot know before the sites say it, and raises HeaderError on what does not agree.
+        """
+        with self._working():
+            self._people = self._work.prepare()
+        spec = self._work.spec
+        for key, mine in ((p.SPEC, spec.digest), (p.BACKBONE, self._work.backbone_digest)):
+            if header[key] not in ("", None, mine):
+                raise HeaderError(f"header {key}: the server says {header[key]!r}, this site has {mine!r}; all sites "
+                                  f"must have the same backbone and adapter settings")
+            header[key] = mine
+        theta = np.zeros(spec.size, np.float32) if dxo.meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
+        if theta.shape != (spec.size,):
+            raise HeaderError(f"the shared adapter has shape {theta.shape}, this site's {(spec.size,)}")
+        return theta, snr_since(theta, dxo.meta, self._place.output)
+
+    def _track(self, fl_ctx: FLContext, step: int, **values: float | None) -> None:
+        tags = {"seconds/training" if tag == "seconds" else tag: value for tag, value in values.items()}
+        sent = {tag: value for tag, value in tags.items() if value is not None and tag in self._allowed}
+        tracking.send(self, fl_ctx, sent, step, self._allowed)
+
+    def _working(self) -> _Working:
+        return _Working(self._busy)
+
+    def _spent(self) -> list[list[float]]:
+        """The busy intervals since the last reply, [[start, end], ...] in seconds since the epoch."""
+        spent, self._busy = self._busy, []
+        return spent
+
+
+class _Working:
+    """Times a block of work."""
+
+    def __init__(self, busy: list[list[float]]) -> None:
+        self._busy = busy
+
+    def __enter__(self) -> None:
+        self._since = time.time()
+
+    def __exit__(self, *error: object) -> None:
+        self._busy.append([self._since, time.time()])
+
+
+def _known(snr: float | None) -> dict[str, float]:
+    return {} if snr is None else {p.SNR: snr}

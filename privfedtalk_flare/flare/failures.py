@@ -1,0 +1,39 @@
+"""How a site answers when its work fails: a return code and a status word, never the error's own text."""
+
+from __future__ import annotations
+
+from nvflare.apis.fl_constant import ReturnCode
+
+from privfedtalk_flare.flare.protocol import (
+    STATUS_DATA_ERROR,
+    STATUS_FAILED,
+    STATUS_MISSING_ASSET,
+    STATUS_NO_CLIPS,
+    STATUS_OUT_OF_MEMORY,
+    STATUS_WRONG_HEADER,
+)
+
+_BY_NAME = {
+    "NoClipsError": (ReturnCode.EMPTY_RESULT, STATUS_NO_CLIPS),
+    "ClipError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_DATA_ERROR),
+    "MissingAssetError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_MISSING_ASSET),
+    "FileNotFoundError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_MISSING_ASSET),
+    "HeaderError": (ReturnCode.BAD_TASK_DATA, STATUS_WRONG_HEADER),
+    "MemoryError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_OUT_OF_MEMORY),
+    "OutOfMemoryError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_OUT_OF_MEMORY),
+}
+"""By class name, base classes included, so that naming torch's errors does not import torch."""
+
+
+class HeaderError(ValueError):
+    """A task meant for another job, adapter or backbone. The message names the key and both values."""
+
+
+def answer_to(error: Exception) -> tuple[str, str]:
+    """The (return code, status) with which a site answers `error`."""
+    for kind in type(error).__mro__:
+        if kind.__name__ in _BY_NAME:
+            return _BY_NAME[kind.__name__]
+    if isinstance(error, RuntimeError) and "allocate memory" in str(error):  # torch on a CPU says no more than this
+        return ReturnCode.EXECUTION_EXCEPTION, STATUS_OUT_OF_MEMORY
+    return ReturnCode.EXECUTION_EXCEPTION, STATUS_FAILED

@@ -1,0 +1,222 @@
+"""A site's filters on an adapter round, in this order, each failing closed.
+
+In: `DecryptAdapter` opens the shared adapter, `ReserveRelease` books the release in the ledger before anything trains.
+Out: `PrivacyFilter` clips, averages and adds noise, `EncryptUpdate` encrypts, `EgressFilter` (egress.py) lets through
+what may leave. What a filter does not know it refuses: with a status word for the executor to answer with (in), or a
+`ContentBlockedException`, which FLARE answers with an error code and no content (out); the job goes on either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.filter import ContentBlockedException, Filter
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+
+from privfedtalk_flare.encryption.keys import KeyFault, check_key_id, key_id
+from privfedtalk_flare.encryption.packing import CiphertextError, decrypt, encrypt, held_values
+from privfedtalk_flare.federation.isfa import sealed_weights
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
+from privfedtalk_flare.flare.egress import EgressFilter
+from privfedtalk_flare.flare.keys import client_context
+from privfedtalk_flare.flare.replies import RAW_KIND, RawUpdates, raw_reply, status_reply, without_payload
+from privfedtalk_flare.flare.site import place_of
+from privfedtalk_flare.privacy import mechanism
+from privfedtalk_flare.privacy.accountant import Release, View
+from privfedtalk_flare.privacy.ledger import BudgetExceeded, Entry, Head, Ledger, LedgerError
+from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, parse
+
+__all__ = ["DecryptAdapter", "EgressFilter", "EncryptUpdate", "PrivacyFilter", "ReserveRelease", "raw_reply",
+           "status_reply"]
+
+_RESERVATION = "privfedtalk_reservation"
+_ENCRYPTED = "privfedtalk_encrypted"
+
+
+class DecryptAdapter(Filter):
+    """Task data: ciphertext chunks -> {"plain": theta (D,) float32}. Round 0 says theta = 0 and carries nothing."""
+
+    def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.encryption = encryption
+        self._encryption = parse(EncryptionSettings, encryption, "encryption")
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        dxo = from_shareable(shareable)
+        try:
+            context = client_context(fl_ctx, self._encryption)
+            if dxo.meta.get(p.ZERO):
+                if dxo.data:
+                    raise ChunkError(f"the task says theta is zero but carries {sorted(dxo.data)[:3]}")
+                if dxo.meta.get(p.KEY_ID):
+                    check_key_id(dxo.meta[p.KEY_ID], key_id(context), "task")
+            else:
+                check_key_id(dxo.meta.get(p.KEY_ID), key_id(context), "task")
+                chunks = from_params(dxo.data)
+                dxo.data = {p.PLAIN: decrypt(chunks, held_values(chunks, context), context)}
+        except (KeyFault, CiphertextError, ChunkError) as error:
+            status = p.STATUS_WRONG_HEADER if isinstance(error, KeyFault) else p.STATUS_DATA_ERROR
+            return _declined(self, shareable, fl_ctx, status, error)
+        fl_ctx.set_prop(_ENCRYPTED, True, private=True, sticky=False)
+        return dxo.update_shareable(shareable)
+
+
+class ReserveRelease(Filter):
+    """Task data: books the coming release in the site's ledger, or makes the site decline, before anything trains.
+
+    On task `backbone` it books a release without noise, as plain weights leave the site there.
+    """
+
+    def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.privacy, self.reliability = privacy, reliability
+        self._privacy = parse(PrivacySettings, privacy, "privacy")
+        self._reliability = parse(ReliabilitySettings, reliability, "reliability")
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        meta = from_shareable(shareable).meta
+        if meta.get(p.STATUS, p.STATUS_OK) != p.STATUS_OK:
+            return shareable
+        phase = fl_ctx.get_prop(FLContextKey.TASK_NAME)
+        place = place_of(fl_ctx)
+        if phase == p.TASK_ADAPTER and place.require_encryption and not fl_ctx.get_prop(_ENCRYPTED, False):
+            return _declined(self, shareable, fl_ctx, p.STATUS_NO_ENCRYPTION,
+                             "this job sends updates unencrypted, and this site's privfedtalk.yaml requires encryption")
+        noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
+        entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND, 0)),
+                      nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
+                      clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta)
+        try:
+            ledger = Ledger(place.state)
+            views = ledger.reserve(entry, place.epsilon_max)
+        except BudgetExceeded as error:
+            return _declined(self, shareable, fl_ctx, p.STATUS_BUDGET_SPENT, error)
+        except LedgerError as error:
+            return _declined(self, shareable, fl_ctx, p.STATUS_FAILED, error)
+        fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head), private=True, sticky=False)
+        return shareable
+
+
+class PrivacyFilter(Filter):
+    """Result of an adapter task: raw updates -> {"plain": u (D,) float32}, clipped, averaged and noised.
+
+    Refuses a result for which `ReserveRelease` has booked no release in this very task. With mechanism `off` it
+    averages only. Adds identities, epsilon and ledger head to the reply; score and count in mode `metadata` only.
+    """
+
+    def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.privacy, self.reliability = privacy, reliability
+        self._privacy = parse(PrivacySettings, privacy, "privacy")
+        self._reliability = parse(ReliabilitySettings, reliability, "reliability")
+        if self._privacy.mechanism == "gaussian" and self._privacy.noise != "local":
+            raise ValueError(f"privacy.noise {self._privacy.noise!r} is not offered yet; the choices are local")
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        if shareable.get_return_code() != ReturnCode.OK:
+            return without_payload(shareable)
+        dxo = from_shareable(shareable)
+        raw = dxo.data.get("updates") if dxo.data_kind == RAW_KIND else None
+        if not isinstance(raw, RawUpdates):
+            raise ContentBlockedException(f"the privacy filter knows {RAW_KIND} only, got {dxo.data_kind!r}")
+        reservation = fl_ctx.get_prop(_RESERVATION)
+        fl_ctx.set_prop(_RESERVATION, None, private=True, sticky=False)
+        wanted = _release(self._privacy, self._reliability, p.TASK_ADAPTER)
+        if not isinstance(reservation, _Reservation) or not reservation.covers(dxo.meta, wanted):
+            raise ContentBlockedException("no release is booked in the ledger for this task; the job's task data "
+                                          "filters of `adapter` must end with ReserveRelease, with the same settings")
+        vectors, scores, counts = self._usable(raw.take(), dxo.meta.get(p.VALUES), fl_ctx)
+        m, settings = len(vectors), self._reliability
+        weights = np.full(m, 1.0 / m)
+        if settings.mode == "sealed":
+            weights = sealed_weights(scores, counts, gamma=settings.gamma, max_clips=settings.max_clips)
+        if self._privacy.mechanism == "gaussian":
+            update = mechanism.release(vectors, weights, noise_multiplier=self._privacy.noise_multiplier,
+                                       clip_norm=self._privacy.clip_norm, identities=m)
+        else:
+            update = mechanism.average(vectors, weights, identities=m).astype(np.float32)
+        meta = {**dxo.meta, p.IDENTITIES: m, p.EPSILON: {name: v.value for name, v in reservation.views.items()},
+                p.LEDGER: {"count": reservation.head.count, "head": reservation.head.head}}
+        if settings.mode == "metadata":
+            meta[p.SCORE] = mechanism.release_score(scores, release=wanted.score,
+                                                    noise_multiplier=wanted.score_noise_multiplier)
+            meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
+        return DXO(DataKind.WEIGHTS, data={p.PLAIN: update}, meta=meta).to_shareable()
+
+    def _usable(self, updates: tuple[Any, ...], size: object,
+                fl_ctx: FLContext) -> tuple[list[np.ndarray], list[float], list[int]]:
+        """Vectors, scores and counts; a person whose training failed (values not finite) counts with zeros, score 0."""
+        if not updates:
+            raise ContentBlockedException("the executor returned no update")
+        vectors, scores, counts = [], [], []
+        for number, update in enumerate(updates, 1):
+            vector, score = np.asarray(update.vector), float(update.score)
+            if vector.shape != (size,):
+                raise ContentBlockedException(f"identity {number}: update of shape {vector.shape}, not ({size},)")
+            if not np.isfinite(vector).all() or not 0 <= score <= 1:
+                self.log_warning(fl_ctx, f"identity {number} of {len(updates)}: update or score not finite, so its "
+                                         "training failed; it counts with zeros", fire_event=False)
+                vector, score = np.zeros(vector.shape, np.float32), 0.0
+            vectors.append(vector)
+            scores.append(score)
+            counts.append(int(update.count))
+        return vectors, scores, counts
+
+
+class EncryptUpdate(Filter):
+    """Result of an adapter task: {"plain": u (D,)} -> ciphertext chunks; writes this site's key id into the header."""
+
+    def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.encryption = encryption
+        self._encryption = parse(EncryptionSettings, encryption, "encryption")
+
+    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        if shareable.get_return_code() != ReturnCode.OK:
+            return without_payload(shareable)
+        dxo = from_shareable(shareable)
+        if dxo.data_kind != DataKind.WEIGHTS or set(dxo.data) != {p.PLAIN}:
+            raise ContentBlockedException(f"only {p.PLAIN!r} can be encrypted, got {dxo.data_kind!r}")
+        context = client_context(fl_ctx, self._encryption)
+        own = key_id(context)
+        if dxo.meta.get(p.KEY_ID):
+            check_key_id(dxo.meta[p.KEY_ID], own, "task")
+        chunks = encrypt(dxo.data[p.PLAIN], context)
+        return DXO(DataKind.WEIGHTS, data=to_params(chunks), meta={**dxo.meta, p.KEY_ID: own}).to_shareable()
+
+
+class _Reservation:
+    """What the ledger holds for the task at hand, passed from `ReserveRelease` to `PrivacyFilter`, used once."""
+
+    def __init__(self, entry: Entry, views: Mapping[str, View], head: Head) -> None:
+        self.entry, self.views, self.head = entry, views, head
+
+    def covers(self, meta: Mapping[str, Any], release: Release) -> bool:
+        entry = self.entry
+        return (entry.phase == p.TASK_ADAPTER and entry.release == release and entry.job == str(meta.get(p.JOB))
+                and entry.round == meta.get(p.ROUND) and entry.nonce == str(meta.get(p.NONCE)))
+
+
+def _release(privacy: PrivacySettings, reliability: ReliabilitySettings, phase: str) -> Release:
+    """What an adapter round (any other phase: no noise at all) publishes about each identity."""
+    if phase != p.TASK_ADAPTER:
+        return Release(None)
+    private = privacy.mechanism == "gaussian"
+    score = {"metadata": reliability.release, "sealed": "sealed", "uniform": "none"}[reliability.mode]
+    if score == "noised" and not private:
+        score = "coarse"
+    return Release(privacy.noise_multiplier if private else None, score,
+                   privacy.score_noise_multiplier if score == "noised" else None)
+
+
+def _declined(own: Filter, shareable: Shareable, fl_ctx: FLContext, status: str, reason: object) -> Shareable:
+    """Task data without payload, with the status that the executor answers with; the reason is for the site's log."""
+    own.log_warning(fl_ctx, f"task declined ({status}): {reason}", fire_event=False)
+    dxo = from_shareable(shareable)
+    return DXO(dxo.data_kind, data={}, meta={**dxo.meta, p.STATUS: status}).update_shareable(shareable)

@@ -1,0 +1,50 @@
+"""The lines a run prints: one a round, in the field's words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings, RoundSettings
+
+say = logging.getLogger("privfedtalk_flare.run").info
+"""Prints one line of progress: a logger of its own, so that a console can show these and warnings alone."""
+
+
+def start_line(sites: list[str], rounds: RoundSettings, reliability: ReliabilitySettings,
+               privacy: PrivacySettings) -> str:
+    """What is about to run, with sigma, C, eta and delta."""
+    text = f"{len(sites)} sites ({', '.join(sites)}): {', '.join(rounds.phases)}"
+    if "adapter" not in rounds.phases:
+        return text
+    text += f"; {rounds.rounds} rounds, eta {rounds.eta:g}, weights {reliability.mode}"
+    if reliability.mode != "uniform":
+        text += f" (gamma {reliability.gamma:g})"
+    if privacy.mechanism == "off":
+        return f"{text}; no differential privacy"
+    return (f"{text}; differential privacy: sigma {privacy.noise_multiplier:g}, C {privacy.clip_norm:g}, "
+            f"delta {privacy.delta:g}")
+
+
+def round_line(entry: Mapping[str, Any], total: int, reliability: ReliabilitySettings, cap: float | None) -> str:
+    """One finished round: `entry` is its record in `summary.json`, `cap` the largest weight a site could have had."""
+    parts = [f"round {entry['round']}/{total}"]
+    for site, told in sorted(entry["sites"].items()):
+        known = [f"{key} {told[key]:.2f}" for key in ("weight", "score") if key in told]
+        parts.append(" ".join([site, *known]) if known else f"{site} (sealed)")
+    if cap is None and reliability.mode == "metadata":
+        parts.append("no share cap")
+    parts.append(epsilon_text(entry["epsilon"], reliability))
+    parts.append(f"{entry['seconds']['wall']:.0f} s")
+    return "  ".join(parts)
+
+
+def epsilon_text(epsilon: Mapping[str, Any], reliability: ReliabilitySettings) -> str:
+    """Epsilon as receivers of the adapter see it, with what it does not cover."""
+    value = epsilon.get("receivers")
+    if value is None:
+        return "epsilon not stated"
+    number = value if isinstance(value, str) else f"{value:.2f}"
+    coarse = reliability.mode == "metadata" and reliability.release == "coarse"
+    return f"epsilon {number} (receivers{', given public metadata' if coarse else ''})"

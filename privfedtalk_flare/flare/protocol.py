@@ -1,0 +1,68 @@
+"""Names that the server and the sites agree on: tasks, headers, payload keys, status codes."""
+
+from __future__ import annotations
+
+TASK_BACKBONE = "backbone"
+TASK_ADAPTER = "adapter"
+TASK_PERSONALIZE = "personalize"
+TASK_VALIDATE = "validate"
+TASKS = (TASK_BACKBONE, TASK_ADAPTER, TASK_PERSONALIZE, TASK_VALIDATE)
+ENCRYPTED_TASKS = (TASK_ADAPTER, TASK_PERSONALIZE, TASK_VALIDATE)
+"""Tasks whose data carries the encrypted shared adapter."""
+
+# Header of a task, echoed by every reply (PROTOCOL: "check header").
+JOB = "job"
+ROUND = "round"
+NONCE = "nonce"
+SPEC = "spec"
+BACKBONE = "backbone"
+KEY_ID = "key_id"
+HEADER = (JOB, ROUND, NONCE, SPEC, BACKBONE, KEY_ID)
+
+# What a reply may carry beside the header and the payload.
+SCORE = "score"
+COUNT = "count"
+IDENTITIES = "identities"
+METRICS = "metrics"
+STATUS = "status"
+BUSY = "busy"
+"""Seconds since the epoch, [[start, end], ...], in which the site worked: for overhead_share."""
+EPSILON = "epsilon"
+SNR = "snr"
+LEDGER = "ledger"
+
+CHUNK_PREFIX = "chunk_"
+"""Payload keys of ciphertext chunks: `chunk_0000`, ... each a one-dimensional uint8 array."""
+PLAIN = "plain"
+"""Payload key of an unencrypted adapter or update, (D,) float32; only where the job says scheme 'off'."""
+ZERO = "zero"
+"""Header flag of round 0: theta = 0, said and not encrypted."""
+
+# Appended by the controller and executor.
+VALUES = "values"
+"""Reply to an adapter task: D, the length of the update. The server takes spec, backbone, key id and D from the first
+replies (the values most sites agree on; the others are refused) and states them in every later header."""
+AFTER = "after"
+"""Task of ENCRYPTED_TASKS: the nonce of the broadcast that carried the theta before this one; "" in round 0."""
+STEP_NOISE = "step_noise"
+"""Task of ENCRYPTED_TASKS: standard deviation, per coordinate, of the noise in theta's last step: eta sqrt(V)."""
+VIDEOS = "videos"
+ADAPTERS = "adapters"
+"""Replies to personalize and validate: lists of relative names, opaque ids only."""
+PHASE = "phase"
+"""Task `backbone`: which component trains (`codec`, `identity`, `denoiser`)."""
+LOSS = "loss"
+"""Reply to a backbone task; its COUNT is the number of training clips."""
+
+STATUS_OK = "ok"
+STATUS_NO_CLIPS = "no_clips"
+STATUS_DATA_ERROR = "data_error"
+STATUS_OUT_OF_MEMORY = "out_of_memory"
+STATUS_BUDGET_SPENT = "budget_exceeded"
+STATUS_WRONG_HEADER = "wrong_header"
+STATUS_NO_ENCRYPTION = "encryption_required"
+STATUS_MISSING_ASSET = "missing_asset"
+STATUS_FAILED = "failed"
+STATUSES = (STATUS_OK, STATUS_NO_CLIPS, STATUS_DATA_ERROR, STATUS_OUT_OF_MEMORY, STATUS_BUDGET_SPENT,
+            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_MISSING_ASSET, STATUS_FAILED)
+"""All a failed reply says, as meta STATUS, beside its return code."""

@@ -1,0 +1,152 @@
+"""Builds the FLARE jobs: `PrivFedTalkRecipe`, and the named variants that `privfedtalk job build` exports."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nvflare.app_common.widgets.convert_to_fed_event import ConvertToFedEvent
+from nvflare.app_opt.tracking.tb.tb_receiver import TBAnalyticsReceiver
+from nvflare.job_config.api import FedJob
+from nvflare.job_config.defs import FilterType
+from nvflare.recipe.spec import Recipe
+
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.aggregator import ISFAAggregator
+from privfedtalk_flare.flare.controller import PrivFedTalkController
+from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
+from privfedtalk_flare.flare.filters import DecryptAdapter, EgressFilter, EncryptUpdate, PrivacyFilter, ReserveRelease
+from privfedtalk_flare.flare.sections import plain, with_sections
+from privfedtalk_flare.privacy.checks import check_job
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    BackboneSettings,
+    DataSettings,
+    EncryptionSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+    TrainingSettings,
+)
+
+CUSTOM = "privfedtalk_flare.custom"
+"""Package whose `study_*` files every job carries as its `app/custom`."""
+
+SECTIONS = ("data", "adapter", "training", "personalize", "reliability", "privacy", "encryption", "rounds", "backbone")
+"""The settings of a job, in the order in which its configuration shows them."""
+
+
+class PrivFedTalkRecipe(Recipe):
+    """The job: one controller, one executor, the filters between them, and the study's own code.
+
+    Runs in FLARE's SimEnv, PocEnv and ProdEnv, or `export`s to a folder for any server. Settings that break a promise
+    together are refused here, by name (`SettingsError`); `custom` is the folder with the study's own files.
+    """
+
+    def __init__(self, name: str = "privfedtalk", *, data: DataSettings | None = None,
+                 adapter: AdapterSettings | None = None, training: TrainingSettings | None = None,
+                 personalize: TrainingSettings | None = None, reliability: ReliabilitySettings | None = None,
+                 privacy: PrivacySettings | None = None, encryption: EncryptionSettings | None = None,
+                 rounds: RoundSettings | None = None, backbone: BackboneSettings | None = None,
+                 custom: Path | None = None) -> None:
+        self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
+        self.training, self.personalize = training or TrainingSettings(), personalize or TrainingSettings()
+        self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
+        self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
+        self.backbone = backbone or BackboneSettings()
+        for warning in check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds):
+            logging.getLogger(__name__).warning(f"job {name}: {warning}")
+        job = FedJob(name=name, min_clients=self.rounds.min_sites)
+        job.set_app_packages(["privfedtalk_flare"])
+        super().__init__(job)
+        self._add_server()
+        self._add_clients(custom)
+
+    def export(self, job_dir: str, *args: Any, **kwargs: Any) -> None:
+        """Writes the job's folder `<job_dir>/<name>`: every setting once, the tasks of each filter in order."""
+        super().export(job_dir, *args, **kwargs)
+        for file in sorted((Path(job_dir) / self.name / "app" / "config").glob("*.json")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            for chain in content["task_data_filters"] + content["task_result_filters"]:
+                chain["tasks"].sort(key=p.TASKS.index)
+            content = with_sections(content, {name: plain(getattr(self, name)) for name in SECTIONS})
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def _add_server(self) -> None:
+        job, rounds = self._job, self.rounds
+        job.to_server(PrivFedTalkController(
+            rounds=plain(rounds), reliability=plain(self.reliability), privacy=plain(self.privacy),
+            backbone=plain(self.backbone)), id="controller")
+        job.to_server(ISFAAggregator(reliability=plain(self.reliability), encryption=plain(self.encryption),
+                                     eta=rounds.eta, min_sites=rounds.min_sites), id="aggregator")
+        job.to_server(TBAnalyticsReceiver(events=[tracking.EVENT, tracking.FED_EVENT]), id="tensorboard")
+
+    def _add_clients(self, custom: Path | None) -> None:
+        job = self._job
+        tasks = [task for task in p.TASKS if task in self.rounds.phases]
+        job.to_clients(PrivFedTalkExecutor(
+            data=plain(self.data), adapter=plain(self.adapter), training=plain(self.training),
+            personalize=plain(self.personalize), reliability=plain(self.reliability), privacy=plain(self.privacy),
+            backbone=plain(self.backbone)), tasks=tasks)
+        job.to_clients(ConvertToFedEvent(events_to_convert=[tracking.EVENT]), id="scalars")
+        for names, direction, chain in self._filters():
+            named = [name for name in names if name in tasks]
+            for one in chain if named else ():
+                job.to_clients(one, filter_type=direction, tasks=named)
+        for file in study_files(custom):
+            job.add_file_to_clients(str(file))
+
+    def _filters(self) -> list[tuple[Sequence[str], str, list[Any]]]:
+        """(tasks, direction, filters in order). Tasks are named one by one: FLARE matches `*` with nothing."""
+        encrypted = self.encryption.scheme != "off"
+        encryption, private = plain(self.encryption), (plain(self.privacy), plain(self.reliability))
+        decrypt = [DecryptAdapter(encryption)] if encrypted else []
+        encrypt = [EncryptUpdate(encryption)] if encrypted else []
+        return [
+            ([p.TASK_ADAPTER], FilterType.TASK_DATA, [*decrypt, ReserveRelease(*private)]),
+            ([p.TASK_BACKBONE], FilterType.TASK_DATA, [ReserveRelease(*private)]),
+            ([p.TASK_PERSONALIZE, p.TASK_VALIDATE], FilterType.TASK_DATA, decrypt),
+            ([p.TASK_ADAPTER], FilterType.TASK_RESULT, [PrivacyFilter(*private), *encrypt, EgressFilter(encryption)]),
+            ([p.TASK_BACKBONE, p.TASK_PERSONALIZE, p.TASK_VALIDATE], FilterType.TASK_RESULT,
+             [EgressFilter(encryption)])]
+
+
+def study_files(custom: Path | None = None) -> list[Path]:
+    """The study's own files, `study_*.py` of folder `custom` (default: those that ship with the package)."""
+    folder = custom if custom is not None else Path(str(resources.files(CUSTOM)))
+    files = sorted(folder.glob("study_*.py"))
+    if not files:
+        raise SettingsError(f"custom: no study_*.py in {folder}; a job needs its clip source and its signal")
+    return files
+
+
+_PEOPLE = DataSettings(source="synthetic")
+
+VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
+    "privfedtalk": lambda: PrivFedTalkRecipe("privfedtalk", data=_PEOPLE),
+    "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
+        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=4)),
+    "backbone": lambda: PrivFedTalkRecipe(
+        "backbone", data=_PEOPLE, privacy=PrivacySettings(mechanism="off"), rounds=RoundSettings(phases=("backbone",))),
+    "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(gamma=0.0)),
+    "fedprox": lambda: PrivFedTalkRecipe(
+        "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1), reliability=ReliabilitySettings(gamma=0.0)),
+}
+"""The jobs under `jobs/`. Their sites render synthetic people; a study leaves out `data` and uses its own clips."""
+
+
+def build(names: Sequence[str], folder: Path) -> list[Path]:
+    """Exports the named variants (none: all) into `folder` and returns the job folders."""
+    for name in names:
+        if name not in VARIANTS:
+            raise SettingsError(f"job {name!r} is unknown; the choices are {', '.join(VARIANTS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names or VARIANTS:
+        VARIANTS[name]().export(str(folder))
+    return [folder / name for name in names or VARIANTS]

@@ -1,0 +1,107 @@
+"""What a run leaves on the server: its rounds, rows and times as `summary.json`, and the state of the last round."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SUMMARY = "summary.json"
+
+
+@dataclass
+class RunRecord:
+    """Collects a run as it goes; `summary` is the JSON that issue readers, tables and tests share.
+
+    `started`: seconds since the epoch at which the job's process began, so that imports count into the wall time.
+    """
+
+    started: float
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    site_rows: dict[str, dict[str, dict[str, dict[str, float]]]] = field(default_factory=dict)
+    videos: list[str] = field(default_factory=list)
+    adapters: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    values: int | None = None
+    intervals: list[tuple[float, float]] = field(default_factory=list)
+
+    def worked(self, intervals: object) -> None:
+        """Adds a site's busy intervals [[start, end], ...], cut to the run's own time; malformed ones are left out."""
+        now = time.time()
+        for pair in intervals if isinstance(intervals, (list, tuple)) else ():
+            if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_number(t) for t in pair):
+                start, end = max(float(pair[0]), self.started), min(float(pair[1]), now)
+                if start < end:
+                    self.intervals.append((start, end))
+
+    def summary(self) -> dict[str, Any]:
+        """The run so far, in the schema of `privfedtalk summary`."""
+        from privfedtalk_flare.evaluation.summary import pool_rows
+
+        wall = time.time() - self.started
+        sent = [site["bytes_up"] for entry in self.rounds for site in entry["sites"].values()]
+        return {"rows": pool_rows(list(self.site_rows.values())), "rounds": self.rounds, "values": self.values,
+                "bytes_per_value": max(sent) / self.values if sent and self.values else None,
+                "wall_seconds": wall, "overhead_share": overhead_share(self.intervals, wall),
+                "videos": self.videos, "adapters": self.adapters, "notes": self.notes}
+
+    def write(self, folder: Path) -> Path:
+        """Writes `summary.json` into `folder` by atomic replace."""
+        return write_atomically(folder / SUMMARY, json.dumps(self.summary(), indent=2, allow_nan=False).encode())
+
+
+def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
+    """1 - |union of (start, end) intervals| / wall, both in seconds; 1 where nothing was done.
+
+    >>> overhead_share([(0, 4), (2, 6), (8, 9)], 10)
+    0.3
+    """
+    covered, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return round(1.0 - min(covered / wall, 1.0), 12) if wall > 0 else 1.0
+
+
+def worst_epsilon(epsilons: Iterable[Mapping[str, Any] | None]) -> dict[str, float | str | None]:
+    """By view, the largest epsilon of any site: a number, "unbounded", or None where no site said one."""
+    worst: dict[str, float | str | None] = {"receivers": None, "server": None, "server_and_site": None}
+    for views in epsilons:
+        for view, value in (views or {}).items():
+            if view not in worst or worst[view] == "unbounded":
+                continue
+            if value == "unbounded" or (_number(value) and (worst[view] is None or value > worst[view])):
+                worst[view] = value
+    return worst
+
+
+def save_round(folder: Path, job: str, theta: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+    """Writes the adapter as the server has it (ciphertext chunks, name -> (bytes,) uint8) and `state`, which is JSON,
+    as one file of `folder`, by atomic replace: after a crash it holds the last whole round.
+    """
+    from safetensors.numpy import save
+
+    tensors = {name: np.ascontiguousarray(chunk) for name, chunk in theta.items()}
+    return write_atomically(folder / f"{job}.safetensors", save(tensors, metadata={"state": json.dumps(dict(state))}))
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Replaces `path` by `content`, on disk (fsync) before the name changes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return partial.replace(path)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

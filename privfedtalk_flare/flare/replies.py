@@ -1,0 +1,60 @@
+"""Replies of a site before and after its filters: raw ones, which cannot be serialised, and ones without a payload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.shareable import Shareable, make_reply
+
+from privfedtalk_flare.flare.protocol import BUSY, HEADER, STATUS, STATUS_FAILED, STATUSES
+
+RAW_KIND = "PRIVFEDTALK_RAW"
+
+
+class RawUpdates:
+    """A site's raw updates, one an identity, on their way from the executor to the privacy filter of one process.
+
+    It is no dataclass and no list on purpose: FLARE's serialiser has no way to write it, so a job that forgets the
+    privacy filter fails instead of sending it.
+    """
+
+    __slots__ = ("_updates",)
+
+    def __init__(self, updates: Sequence[Any]) -> None:
+        self._updates = tuple(updates)
+
+    def take(self) -> tuple[Any, ...]:
+        """The updates, once: what was released is gone."""
+        updates, self._updates = self._updates, ()
+        return updates
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("raw updates are private to their site and cannot be serialised")
+
+    def __repr__(self) -> str:
+        return f"RawUpdates({len(self._updates)} identities)"
+
+
+def raw_reply(updates: Sequence[Any], meta: Mapping[str, Any]) -> Shareable:
+    """The executor's answer to an adapter task: `updates` are `training.site.IdentityUpdate`s, one an identity."""
+    return DXO(RAW_KIND, data={"updates": RawUpdates(updates)}, meta=dict(meta)).to_shareable()
+
+
+def status_reply(status: str, meta: Mapping[str, Any], rc: str = ReturnCode.EXECUTION_EXCEPTION) -> Shareable:
+    """An answer without payload: a return code, the status word, the header, and the time the site worked."""
+    kept = {key: meta[key] for key in (*HEADER, BUSY) if meta.get(key) is not None}
+    kept[STATUS] = status if status in STATUSES else STATUS_FAILED
+    reply = make_reply(rc)
+    return DXO(DataKind.METRICS, data={}, meta=kept).update_shareable(reply)
+
+
+def without_payload(shareable: Shareable) -> Shareable:
+    """A failed answer (return code other than OK) stripped to what `status_reply` lets through."""
+    try:
+        meta = from_shareable(shareable).meta
+    except ValueError:  # FLARE's own error replies carry no content
+        meta = {}
+    return status_reply(str(meta.get(STATUS)), meta, shareable.get_return_code())

@@ -1,0 +1,132 @@
+"""LoRA adapters on the denoiser's attention: one shared by the federation, one that each identity keeps.
+
+The shared adapter's A is frozen and common (FFA-LoRA, Sun et al. 2024): the average of updates is then exact and noise
+stays linear. A is derived from SHAKE-256, because torch's generator is not promised across versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UNetMotionModel
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from privfedtalk_flare.federation.update import UpdateSpec, digest_of
+
+SHARED = "shared"
+IDENTITY = "identity"
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+"""Attention only: the motion modules' proj_in and proj_out are called by keyword, which LoRA layers refuse."""
+GRID = 2.0**-16
+"""Whatever leaves the holders of the key is rounded to this grid: exact decrypted values would give the key away."""
+
+
+class SharedAdapter:
+    """The federation's adapter on a denoiser, as a flat vector theta (D,): its distance from the common start.
+
+    With `train` 'b' theta holds the B factors, which start at 0; with 'both' A's offset from its start too.
+    """
+
+    def __init__(self, denoiser: UNetMotionModel, rank: int, scaling: float, train: str) -> None:
+        denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank * scaling, target_modules=TARGETS), SHARED)
+        tensors = dict(_factors(denoiser, SHARED))
+        for name, tensor in tensors.items():
+            if ".lora_A." in name:
+                with torch.no_grad():
+                    tensor.copy_(torch.from_numpy(_start_of_a(name, tuple(tensor.shape))))
+        self.trained = {n: t for n, t in tensors.items() if train == "both" or ".lora_B." in n}
+        self.start = {n: t.detach().clone() for n, t in self.trained.items()}
+        frozen = {n: t.detach().cpu().numpy() for n, t in tensors.items() if n not in self.trained}
+        self.spec = UpdateSpec.of({n: t.numpy(force=True) for n, t in self.trained.items()}, rank, scaling,
+                                  digest_of(frozen))
+        for name, tensor in tensors.items():
+            tensor.requires_grad_(name in self.trained)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.trained[name] for name in self.spec.names]
+
+    @torch.no_grad()
+    def load(self, theta: np.ndarray) -> None:
+        """Sets the adapter to theta (D,) float32; raises `UpdateError` where it does not fit the spec."""
+        for name, values in self.spec.unflatten(theta).items():
+            tensor = self.trained[name]
+            tensor.copy_(self.start[name] + torch.from_numpy(values).to(tensor))
+
+    def read(self) -> np.ndarray:
+        """theta (D,) float32, a copy. After local training it is PRIVATE until clipped and noised."""
+        return self.spec.flatten({n: (t.detach() - self.start[n]).cpu().numpy() for n, t in self.trained.items()})
+
+
+class IdentityAdapter:
+    """One person's own adapter, A and B both trained. It has no form that travels: `save` writes to the site."""
+
+    def __init__(self, denoiser: UNetMotionModel, rank: int, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
+        denoiser.set_adapters([SHARED, IDENTITY])
+        self.tensors = dict(_factors(denoiser, IDENTITY))
+        for _, tensor in _factors(denoiser, SHARED):
+            tensor.requires_grad_(False)
+        self.start = {n: t.detach().clone() for n, t in self.tensors.items()}
+        for tensor in self.tensors.values():
+            tensor.requires_grad_(True)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return list(self.tensors.values())
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Back to the start: no change to the output."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(self.start[name])
+
+    def save(self, path: Path) -> None:
+        """Writes safetensors into the site's own state, by atomic replace, readable by its owner alone."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}, partial)
+        partial.chmod(0o600)
+        partial.replace(path)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Raises ValueError where the file's tensors are not this adapter's."""
+        loaded = load_file(path)
+        if {n: t.shape for n, t in loaded.items()} != {n: t.shape for n, t in self.tensors.items()}:
+            raise ValueError(f"{path}: not an identity adapter of this backbone and rank; personalize again, or give "
+                             "the file that goes with this backbone")
+        for name, tensor in self.tensors.items():
+            tensor.copy_(loaded[name])
+
+
+def _factors(denoiser: UNetMotionModel, adapter: str) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for name, parameter in denoiser.named_parameters():
+        if f".lora_A.{adapter}." in name or f".lora_B.{adapter}." in name:
+            yield name, parameter
+
+
+def _start_of_a(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Kaiming-uniform A from SHAKE-256 over the tensor's name: the same on every machine and version."""
+    count = int(np.prod(shape))
+    words = np.frombuffer(hashlib.shake_256(f"privfedtalk A v1 {name} {shape}".encode()).digest(4 * count), "<u4")
+    bound = shape[1] ** -0.5
+    return ((words / 2.0**32 * 2 - 1) * bound).astype(np.float32).reshape(shape)
+
+
+def to_grid(vector: np.ndarray) -> np.ndarray:
+    """Rounds to the grid of 2^-16, float32: the only form in which a shared adapter leaves the key holders."""
+    return (np.round(np.asarray(vector, np.float64) / GRID) * GRID).astype(np.float32)
+
+
+def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path) -> Path:
+    """Writes the shared adapter as safetensors on the 2^-16 grid, its spec in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({"theta": torch.from_numpy(to_grid(theta))}, partial, metadata={"spec": spec.to_json()})
+    return partial.replace(path)

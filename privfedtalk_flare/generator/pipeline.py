@@ -1,0 +1,171 @@
+"""The talking-head pipeline: a face and speech in, frames out. A diffusers pipeline, safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNetMotionModel
+from diffusers.utils import logging as diffusers_logging
+from scipy.ndimage import distance_transform_edt
+
+from privfedtalk_flare.data.features import frame_windows, log_mel
+from privfedtalk_flare.data.portrait import mask_box
+from privfedtalk_flare.data.windows import blend_weights, cover_windows
+from privfedtalk_flare.generator.audio import AudioEncoder
+from privfedtalk_flare.generator.codec import (
+    build_codec,
+    decode,
+    encode,
+    latent_mask,
+    mask_pictures,
+    to_frames,
+    to_tensor,
+)
+from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, build_denoiser, build_scheduler, predict_clean
+
+OVERLAP = 3
+"""Frames that neighbouring windows share at generation."""
+FEATHER = 3.0
+"""Pixels over which the generated lower face fades into the picture around it."""
+
+
+class TalkingHeadPipeline(DiffusionPipeline):
+    """Generates the lower face of every frame of `base` to go with `audio`.
+
+    Components: `codec`, `denoiser`, `audio_encoder`, `scheduler`. Save and load with `save_pretrained` and
+    `from_pretrained`.
+    """
+
+    def __init__(self, codec: AutoencoderTiny, denoiser: UNetMotionModel, audio_encoder: AudioEncoder,
+                 scheduler: DDIMScheduler, size: int = 64) -> None:
+        super().__init__()
+        self.register_modules(codec=codec, denoiser=denoiser, audio_encoder=audio_encoder, scheduler=scheduler)
+        self.register_to_config(size=size)
+
+    @classmethod
+    def build(cls, seed: int, size: int = 64) -> TalkingHeadPipeline:
+        """A fresh, untrained pipeline; `seed` fixes its start, so that sites can begin from the same weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(build_codec(), build_denoiser(), AudioEncoder(), build_scheduler(), size)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """(1, h, w): 1 in the latent cells of the masked lower face."""
+        return latent_mask(self.config.size)
+
+    @property
+    def mask_box(self) -> tuple[slice, slice]:
+        """Rows and columns of the masked lower face, in pixels."""
+        return mask_box(self.config.size)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the weights, adapters aside: names the backbone in task headers."""
+        total = hashlib.sha256(b"privfedtalk backbone v1\n")
+        for part in ("codec", "denoiser", "audio_encoder"):
+            for name, tensor in sorted(getattr(self, part).state_dict().items()):
+                if ".lora_" not in name:
+                    plain = name.replace(".base_layer.", ".")
+                    total.update(f"{part}.{plain}\n".encode() + tensor.float().cpu().numpy().tobytes())
+        return total.hexdigest()
+
+    @cached_property
+    def feather(self) -> np.ndarray:
+        """(H, W, 1) float32: how much of the generated picture shows; 0 outside the mask, 1 well inside it.
+
+        The picture's own edge is no seam: there the mask fades nowhere.
+        """
+        rows, columns = self.mask_box
+        size = self.config.size
+        inside = np.zeros((size + 32, size), bool)
+        inside[rows.start:, columns] = True
+        depth = distance_transform_edt(inside)[:size]
+        smooth = np.clip((depth - 0.5) / FEATHER, 0, 1)
+        return (smooth * smooth * (3 - 2 * smooth)).astype(np.float32)[..., None]
+
+    @torch.no_grad()
+    def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = 4,
+                 seed: int = 0) -> np.ndarray:
+        """Generates a clip.
+
+        base: (F, S, S, 3) uint8, the frames whose lower face is replaced (one frame for a still); reference: (S, S, 3)
+        uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame. Returns
+        (F, S, S, 3) uint8, F = len(audio) // 640. Raises ValueError where the lengths do not fit.
+        """
+        frames = len(audio) // 640
+        if len(base) not in (1, frames) or frames < 1:
+            raise ValueError(f"{len(base)} base frames and {frames} frames of sound; give one frame, or as many as "
+                             f"the sound has")
+        pictures = to_tensor(base)
+        masked = encode(self.codec, mask_pictures(pictures)).expand(frames, -1, -1, -1)
+        known = encode(self.codec, to_tensor(reference[None]))
+        windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * 640]))[None]).to(self.device)
+        tokens = self.audio_encoder(windows)
+        latents = self._sample(masked, known, tokens, steps, seed)
+        generated = to_frames(decode(self.codec, latents)).astype(np.float32)
+        blended = self.feather * generated + (1 - self.feather) * base
+        return np.round(blended).clip(0, 255).astype(np.uint8)
+
+    def _sample(self, masked: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, steps: int,
+                seed: int) -> torch.Tensor:
+        """DDIM over the whole clip: at every step windows predict x0 and cross-fade, so no window's edge shows."""
+        frames = len(masked)
+        starts = cover_windows(frames, WINDOW, OVERLAP)
+        weights = torch.from_numpy(blend_weights(starts, frames, WINDOW, OVERLAP)).to(masked)
+        index = torch.tensor([[min(s + i, frames - 1) for i in range(WINDOW)] for s in starts])
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn((1, *masked.shape[1:]), generator=generator).to(masked).expand_as(masked).clone()
+        self.scheduler.set_timesteps(steps)
+        for timestep in self.scheduler.timesteps:
+            clean = torch.zeros_like(latents)
+            for part, blend in zip(index.split(8), weights.split(8), strict=True):
+                step = timestep.expand(len(part)).to(latents.device)
+                conditions = Conditions(self.mask.to(latents), masked[part], reference.expand(len(part), -1, -1, -1),
+                                        tokens[part.flatten()])
+                predicted = predict_clean(self.denoiser, latents[part], step, conditions)
+                faded = (predicted * blend[..., None, None, None]).flatten(0, 1)
+                clean.index_add_(0, part.flatten().to(clean.device), faded)
+            latents = self.scheduler.step(clean, timestep, latents).prev_sample
+        return latents
+
+
+def backbone_folder(source: str) -> Path:
+    """The folder of a backbone: 'assets' is the one shipped with the package.
+
+    Raises FileNotFoundError that names the command which makes the shipped backbone.
+    """
+    if source != "assets":
+        return Path(source)
+    folder = Path(__file__).parent.parent / "assets" / "backbone"
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder}: the shipped backbone is missing; make it with "
+                                "`nvflare simulator jobs/backbone -w runs/backbone -n 4 -t 2` and then "
+                                "`privfedtalk backbone import runs/backbone`, or name another folder in `backbone`")
+    return folder
+
+
+def load_pipeline(source: str) -> TalkingHeadPipeline:
+    """Loads a backbone ('assets', a folder, or a hub id) in float32, frozen, ready to generate."""
+    folder = backbone_folder(source)
+    diffusers_logging.disable_progress_bar()
+    pipeline = TalkingHeadPipeline.from_pretrained(str(folder) if folder.exists() else source, use_safetensors=True,
+                                                   dtype=torch.float32)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
+    return pipeline
+
+
+def save_pipeline(pipeline: TalkingHeadPipeline, folder: Path) -> None:
+    """Writes the backbone in fp16 safetensors: a folder that `load_pipeline` and diffusers read."""
+    models = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    for model in models:
+        model.half()
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    for model in models:
+        model.float()

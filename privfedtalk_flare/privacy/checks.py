@@ -1,0 +1,72 @@
+"""Settings that are each in order but do not go together: refused before a job is built, both named."""
+
+from __future__ import annotations
+
+import math
+
+from privfedtalk_flare.encryption.keys import check_ckks
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    EncryptionSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+)
+
+MAX_SEALED_GAMMA = 2.0
+
+
+def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings,
+              encryption: EncryptionSettings, rounds: RoundSettings, sites: int | None = None) -> list[str]:
+    """Raises `SettingsError` on a combination that would break a promise; returns warnings, each a sentence.
+
+    `sites`: how many take part, where known; None is checked as the worst case, one site with all the weight.
+    """
+    private = privacy.mechanism == "gaussian"
+    if private and adapter.train == "both":
+        raise SettingsError("adapter.train 'both' does not go with privacy.mechanism 'gaussian': the product of two "
+                            "noisy factors is no Gaussian release; use adapter.train 'b', or privacy.mechanism 'off'")
+    if private and privacy.noise == "distributed":
+        if reliability.mode == "metadata":
+            raise SettingsError("privacy.noise 'distributed' does not go with reliability.mode 'metadata': unequal "
+                                "weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise 'local'")
+        raise SettingsError(f"privacy.noise 'distributed' with reliability.mode {reliability.mode!r} needs a poll of "
+                            "the honest sites before training, which this version does not hold; use 'local'")
+    if encryption.scheme == "ckks":
+        check_ckks(encryption)
+        _check_range(privacy, encryption, rounds, reliability, sites)
+    return _warnings(reliability, privacy, sites)
+
+
+def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, rounds: RoundSettings,
+                 reliability: ReliabilitySettings, sites: int | None) -> None:
+    if privacy.mechanism == "off":
+        return  # without a clip there is no bound to check here; `packing.encrypt` refuses each value out of range
+    share = 1.0  # sum_k w_k^2 <= max_k w_k, as the weights sum to 1
+    if sites is not None and sites > 2:
+        share = 1.0 / sites if reliability.mode != "metadata" else min(1.0, reliability.max_share / sites)
+    variance = share * (privacy.noise_multiplier * privacy.clip_norm) ** 2  # m_k >= 1
+    reach = rounds.eta * (rounds.rounds * privacy.clip_norm * math.sqrt(2 / encryption.ring)
+                          + 6 * math.sqrt(rounds.rounds * variance / encryption.ring))
+    limit = 2.0 ** (encryption.primes[0] - 2 - encryption.scale_bits)  # half of where a value wraps
+    if reach > limit:
+        raise SettingsError(
+            f"privacy.clip_norm {privacy.clip_norm:g} and privacy.noise_multiplier {privacy.noise_multiplier:g} over "
+            f"rounds.rounds {rounds.rounds} at rounds.eta {rounds.eta:g} can reach {reach:.3g}, beyond half the range "
+            f"of encryption.primes {list(encryption.primes)} at scale_bits {encryption.scale_bits} ({limit:.3g}): "
+            "ciphertexts would wrap silently; lower the clip norm or the rounds, or widen the first prime")
+
+
+def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings, sites: int | None) -> list[str]:
+    warnings = []
+    if reliability.mode == "metadata" and reliability.release == "noised" and privacy.mechanism == "gaussian":
+        people = math.ceil(10 * privacy.score_noise_multiplier)
+        warnings.append(f"reliability.release 'noised' drowns the score at sites with fewer than about {people} people "
+                        "(10 sigma_s); reliability.mode 'sealed' costs no budget")
+    if reliability.mode == "sealed" and reliability.gamma > MAX_SEALED_GAMMA:
+        warnings.append(f"reliability.gamma {reliability.gamma:g} with reliability.mode 'sealed' shrinks the signal to "
+                        f"almost nothing; keep it at or below {MAX_SEALED_GAMMA:g}")
+    if reliability.mode == "metadata" and (sites is None or sites <= 2):
+        warnings.append("with two sites no share cap applies: each holds the weight that its score and count claim")
+    return warnings

@@ -1,0 +1,51 @@
+"""What the numbers of a private run mean, in words and as a signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import math
+
+HANDFUL = 100
+"""Below this many identities in a federation, differential privacy at a serious epsilon drowns the update."""
+
+
+def snr_of_step(step_norm: float, noise_std: float, size: int) -> float:
+    """Estimated |signal| / |noise| of a decrypted step of `size` (D) values.
+
+    `noise_std` is the known standard deviation of the step's noise on a coordinate, eta sqrt(V) with
+    V = sum_k w_k^2 (sigma C / m_k)^2; the noise alone has norm about sqrt(D) s, and what exceeds it is signal:
+    sqrt(max(0, |step|^2 - D s^2)) / (sqrt(D) s). Without noise: infinity.
+    """
+    if size < 1 or not (math.isfinite(step_norm) and step_norm >= 0 and math.isfinite(noise_std) and noise_std >= 0):
+        raise ValueError("needs a finite step norm and noise of at least 0 and a size of at least 1, got "
+                         f"{step_norm!r}, {noise_std!r} and {size!r}")
+    noise = math.sqrt(size) * noise_std
+    if noise == 0:
+        return math.inf
+    return math.sqrt(max(0.0, step_norm ** 2 - noise ** 2)) / noise
+
+
+def snr_bound(identities: int, noise_multiplier: float, sites: int, size: int) -> float:
+    """The most that K sites with `identities` people in all can reach: identities / (sigma sqrt(K D))."""
+    return identities / (noise_multiplier * math.sqrt(sites * size))
+
+
+def handful_words(identities: int, snr: float, epsilon: float) -> str:
+    """One sentence for people: what `identities` people at this `epsilon` make of the shared adapter at this `snr`."""
+    people = "1 person" if identities == 1 else f"{identities} people"
+    if math.isinf(epsilon):
+        return f"No epsilon is promised to the {people} of this run: their updates carry too little noise or none."
+    promise = f"epsilon {epsilon:.2f} for {people}"
+    if epsilon > 20:
+        promise += " (so large that it promises little)"
+    if snr >= 1:
+        return f"{promise}: the signal is {snr:.2g} times the noise, so the shared adapter learns from them."
+    text = f"{promise}: the noise is {_times(snr)} the signal, so the shared adapter learns next to nothing from them."
+    if identities < HANDFUL:
+        text += " With a handful of people this shows the machinery; it takes hundreds to learn something under it."
+    return text
+
+
+def _times(snr: float) -> str:
+    if snr < 1e-3:
+        return "more than 1,000 times"
+    return f"{1 / snr:.0f} times" if snr < 0.1 else f"{1 / snr:.1f} times"

@@ -1,0 +1,75 @@
+"""A site's clips, ready for training: found or rendered, decoded, split by clip, through the codec once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from privfedtalk_flare.data.clips import Clip, ClipFile, load_clips, split_clips
+from privfedtalk_flare.plugins import load_function
+from privfedtalk_flare.settings import DataSettings, SettingsError
+from privfedtalk_flare.training.place import SitePlace
+
+
+class NoClipsError(ValueError):
+    """A site without one usable identity. The message names where it looked and what to do."""
+
+
+@dataclass(frozen=True)
+class IdentityClips:
+    """One person's clips at a site. `key` is the opaque name under which state and logs know this person."""
+
+    key: str
+    train: list[Clip]
+    held_out: list[Clip]
+
+
+def opaque(identity: str) -> str:
+    """The name of an identity in paths, logs and summaries: twelve hex digits that do not spell the person's name."""
+    return hashlib.sha256(f"privfedtalk identity v1 {identity}".encode()).hexdigest()[:12]
+
+
+def gather(data: DataSettings, place: SitePlace, size: int, log: Callable[[str], None]) -> list[IdentityClips]:
+    """The site's people with their clips, in order of key. PRIVATE to the site.
+
+    A bad clip is named in the site's own log and skipped; a person left with too few clips is left out, and said so.
+    Raises `NoClipsError` when nobody is left.
+    """
+    files = _render(data, place, size) if data.source == "synthetic" else _find(data, place)
+    clips, skipped = load_clips(files, log, size)
+    people = []
+    for identity in sorted({clip.identity for clip in clips}):
+        own = [clip for clip in clips if clip.identity == identity]
+        if len(own) <= data.held_out:
+            log(f"person {opaque(identity)} is left out: {len(own)} good clips, {data.held_out} of them held out")
+            continue
+        people.append(IdentityClips(opaque(identity), *split_clips(own, data.held_out)))
+    if not people:
+        where = "rendered clips" if data.source == "synthetic" else str(place.corpus)
+        raise NoClipsError(f"{where}: no person with more than {data.held_out} good clips among {len(files)} files; "
+                           f"put at least {data.held_out + 1} clips of each person into <corpus>/<identity>/")
+    log(f"{len(people)} people, {sum(len(p.train) for p in people)} training clips, "
+        f"{sum(len(p.held_out) for p in people)} held out, {skipped} skipped")
+    return sorted(people, key=lambda person: person.key)
+
+
+def _find(data: DataSettings, place: SitePlace) -> Sequence[ClipFile]:
+    if place.corpus is None:
+        raise NoClipsError(f"site {place.site} names no corpus; set `corpus: /path/to/clips` in its "
+                           "local/privfedtalk.yaml, or submit a job with `data: {source: synthetic}` for a trial")
+    if not place.corpus.is_dir():
+        raise SettingsError(f"corpus: {place.corpus} is not a folder; set `corpus` in local/privfedtalk.yaml")
+    return load_function(data.clip_source, "data.clip_source")(place.corpus)
+
+
+def _render(data: DataSettings, place: SitePlace, size: int) -> Sequence[ClipFile]:
+    """People of this site alone: their indices start where a digest of the site's name says."""
+    from privfedtalk_flare.data.clips import find_clips
+    from privfedtalk_flare.data.synthetic import Person, write_corpus
+
+    first = int(hashlib.sha256(place.site.encode()).hexdigest()[:8], 16) * 1000
+    people = [Person.draw(data.seed, first + i) for i in range(data.people)]
+    folder = place.state / "synthetic" / f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px"
+    write_corpus(folder, people, data.clips, data.seconds, size)
+    return find_clips(folder)

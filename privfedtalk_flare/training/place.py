@@ -1,0 +1,94 @@
+"""Where a site keeps its clips and its state, and what it allows: read from its own `local/privfedtalk.yaml`.
+
+A job never names a path at a site. In the file `{site}` stands for the site's name, so one file can serve every
+simulated site of a workspace:
+
+    corpus: /data/clips/{site}          # <identity>/<clip>.mp4
+    state: /var/lib/privfedtalk/{site}
+    devices: [cuda:0]
+    threads: 4
+    epsilon_max: 8.0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privfedtalk_flare.settings import SettingsError, parse, setting
+
+FILE_NAME = "privfedtalk.yaml"
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """The keys of a site's `privfedtalk.yaml`; all of them optional."""
+
+    corpus: str | None = setting(None, "folder of the site's clips, <identity>/<clip>.mp4")
+    state: str | None = setting(None, "folder for what the site must remember between runs")
+    devices: tuple[str, ...] = setting((), "torch devices, such as cuda:0; empty: cuda where there is one, else cpu")
+    threads: int | None = setting(None, "torch threads; default: cores shared among the clients of this machine", low=1)
+    epsilon_max: float | None = setting(None, "the largest epsilon the site spends on one identity", low=0.0)
+    require_encryption: bool = setting(True, "refuse jobs whose updates travel unencrypted")
+    allow_backbone: bool = setting(True, "let backbone weights, which carry no privacy guarantee, leave the site")
+    min_identities: int = setting(2, "fewest people over whom a metric that leaves the site is taken", low=1)
+
+
+@dataclass(frozen=True)
+class SitePlace:
+    """A site's folders and its own rules.
+
+    `state` outlives every run (ledger, identity adapters, caches, keys); `output` is this job's run folder (videos).
+    """
+
+    site: str
+    corpus: Path | None
+    state: Path
+    output: Path
+    devices: tuple[str, ...] = ()
+    threads: int | None = None
+    epsilon_max: float | None = None
+    require_encryption: bool = True
+    allow_backbone: bool = True
+    min_identities: int = 2
+
+    @classmethod
+    def from_yaml(cls, path: Path | None, site: str, project: str, output: Path) -> SitePlace:
+        """Reads `path` (None or absent: every default), expanding `{site}`.
+
+        `project` names the default state folder, ~/.privfedtalk/<project>/<site>. Relative paths in the file are
+        refused: a FLARE process does not run where its operator stands. Raises `SettingsError`.
+        """
+        values: Any = None
+        if path is not None and path.is_file():
+            import yaml
+
+            try:
+                values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except yaml.YAMLError as error:
+                raise SettingsError(f"{path}: not valid YAML: {error}") from error
+        where = str(path) if path is not None else FILE_NAME
+        file = parse(SiteFile, _expanded(values, site), where)
+        state = _folder(file.state, f"{where}.state") or Path.home() / ".privfedtalk" / project / site
+        return cls(site=site, corpus=_folder(file.corpus, f"{where}.corpus"), state=state, output=Path(output),
+                   devices=file.devices, threads=file.threads, epsilon_max=file.epsilon_max,
+                   require_encryption=file.require_encryption, allow_backbone=file.allow_backbone,
+                   min_identities=file.min_identities)
+
+
+def _expanded(values: Any, site: str) -> Any:
+    """Replaces `{site}` in every string of the file's top level."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: value.replace("{site}", site) if isinstance(value, str) else value for key, value in values.items()}
+
+
+def _folder(value: str | None, where: str) -> Path | None:
+    if value is None:
+        return None
+    folder = Path(value).expanduser()
+    if not folder.is_absolute():
+        raise SettingsError(f"{where}: {value!r} is relative; give an absolute path, or one that begins with ~")
+    return folder

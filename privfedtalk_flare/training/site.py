@@ -1,0 +1,205 @@
+"""Everything one site does with its people, with no FLARE in it: adapter rounds, personalisation, validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from privfedtalk_flare.data.cache import CachedClip, cache_clip
+from privfedtalk_flare.evaluation.identity import IdentityEmbedder, embed, load_embedder
+from privfedtalk_flare.federation.update import UpdateError
+from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter, save_shared
+from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline
+from privfedtalk_flare.plugins import load_function
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    BackboneSettings,
+    DataSettings,
+    ReliabilitySettings,
+    TrainingSettings,
+)
+from privfedtalk_flare.training.backbone_site import BackboneReply, BackboneSite
+from privfedtalk_flare.training.corpus import IdentityClips, gather
+from privfedtalk_flare.training.place import SitePlace
+from privfedtalk_flare.training.trainer import train_denoiser
+from privfedtalk_flare.training.validation import Validation, pixel_mask, validate_person
+
+SCORED_FRAMES = 24
+"""Frames of a held-out clip on which an identity's reliability is measured each round: just under a second."""
+
+
+@dataclass(frozen=True)
+class IdentityUpdate:
+    """One identity's raw contribution. PRIVATE: it has no serialisation, and the privacy filter consumes it.
+
+    `vector` (D,) float32, theta_i - theta, unclipped; `score` in [0, 1]; `count` training clips.
+    """
+
+    vector: np.ndarray
+    score: float
+    count: int
+
+
+class SiteWork:
+    """The work of one site. Whatever must outlive the process is in `place.state`."""
+
+    def __init__(self, site: str, place: SitePlace, data: DataSettings, adapter: AdapterSettings,
+                 training: TrainingSettings, personalize: TrainingSettings, reliability: ReliabilitySettings,
+                 backbone: BackboneSettings, log: Callable[[str], None]) -> None:
+        self.site, self.place, self.log = site, place, log
+        self.data, self.adapter_settings, self.training = data, adapter, training
+        self.personalize_settings, self.reliability, self.backbone = personalize, reliability, backbone
+
+    @cached_property
+    def generator(self) -> TalkingHeadPipeline:
+        """The frozen backbone, on the site's first device."""
+        return load_pipeline(self.adapter_settings.backbone).to(self.device)
+
+    @cached_property
+    def embedder(self) -> IdentityEmbedder:
+        return load_embedder(self.adapter_settings.backbone).to(self.device)
+
+    @cached_property
+    def device(self) -> str:
+        if self.place.devices:
+            return self.place.devices[0]
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def shared(self) -> SharedAdapter:
+        settings = self.adapter_settings
+        _ = self.generator.digest  # of the weights before LoRA wraps them
+        return SharedAdapter(self.generator.denoiser, settings.rank, settings.scaling, settings.train)
+
+    @cached_property
+    def identity(self) -> IdentityAdapter:
+        """One slot, loaded or reset for each person in turn."""
+        _ = self.shared
+        return IdentityAdapter(self.generator.denoiser, self.adapter_settings.identity_rank, self.data.seed)
+
+    @property
+    def spec(self):  # noqa: ANN201 - UpdateSpec, kept out of the signature so that help() stays short
+        return self.shared.spec
+
+    @property
+    def backbone_digest(self) -> str:
+        return self.generator.digest
+
+    @cached_property
+    def people(self) -> list[IdentityClips]:
+        return gather(self.data, self.place, self.size, self.log)
+
+    @property
+    def size(self) -> int:
+        return int(self.generator.config.size)
+
+    def prepare(self) -> int:
+        """Finds or renders the clips, and returns m, the number of identities. Raises `NoClipsError`."""
+        return len(self.people)
+
+    def adapter_round(self, theta: np.ndarray, round: int) -> list[IdentityUpdate]:
+        """Trains the shared adapter from theta (D,) for each identity on its own; m raw updates, in order of key.
+
+        Nothing passes between identities: each starts from theta with its own optimiser, batches and random state,
+        which is what makes one identity's influence on the site's sum C / m. A person whose training fails counts as
+        zeros with score 0.
+        """
+        updates = []
+        for place, person in enumerate(self.people, 1):
+            try:
+                updates.append(self._train_shared(theta, person, round))
+            except (ArithmeticError, UpdateError) as error:
+                self.log(f"round {round}: training person {person.key} failed and counts as zero: {error}")
+                updates.append(IdentityUpdate(np.zeros(self.spec.size, np.float32), 0.0, len(person.train)))
+            self.log(f"round {round}: person {place} of {len(self.people)} trained")
+        return updates
+
+    def _train_shared(self, theta: np.ndarray, person: IdentityClips, round: int) -> IdentityUpdate:
+        self.shared.load(theta)
+        rng = self._rng("adapter", person, round)
+        train_denoiser(self.generator, self._cached(person), self.shared.parameters(), self.training, rng)
+        vector = self.shared.read() - theta
+        return IdentityUpdate(vector, self._score(person), len(person.train))
+
+    def _score(self, person: IdentityClips) -> float:
+        """The reliability of the freshly trained adapter, on the start of a held-out clip, by the job's signal."""
+        clip = person.held_out[0]
+        frames = clip.frames[:SCORED_FRAMES]
+        generated = self.generator(frames, person.train[0].frames[0], clip.audio[:len(frames) * 640])
+        reference = embed(self.embedder, frames)
+        score = load_function(self.reliability.signal, "reliability.signal")
+        return float(score(generated=generated, real=frames, mask=pixel_mask(self.size),
+                           embeddings=embed(self.embedder, generated), reference=reference,
+                           alpha=self.reliability.alpha, tau=self.reliability.tau))
+
+    def personalize(self, theta: np.ndarray) -> dict[str, float]:
+        """Trains each identity's own adapter on top of theta, into `state`. Returns the mean final loss."""
+        self.shared.load(theta)
+        losses = []
+        for place, person in enumerate(self.people, 1):
+            self.identity.reset()
+            rng = self._rng("personalize", person, 0)
+            losses.append(train_denoiser(self.generator, self._cached(person), self.identity.parameters(),
+                                         self.personalize_settings, rng))
+            self.identity.save(self._adapter_path(person))
+            self.log(f"personalize: person {place} of {len(self.people)} done")
+        return {"loss": float(np.mean(losses))}
+
+    @property
+    def adapters(self) -> list[str]:
+        """Where the identity adapters lie, relative to the site's state: opaque names only."""
+        return [str(self._adapter_path(p).relative_to(self.place.state)) for p in self.people]
+
+    def validate(self, theta: np.ndarray) -> Validation:
+        """Measures every row on the held-out clips and renders sample videos into the job's run folder."""
+        rows: dict[str, dict[str, list[float]]] = {}
+        videos: list[str] = []
+        zero = np.zeros_like(theta)
+        for place, person in enumerate(self.people, 1):
+            def generate(adapter: str, base: np.ndarray, reference: np.ndarray, audio: np.ndarray,
+                         person: IdentityClips = person) -> np.ndarray:
+                self.shared.load(zero if adapter == "backbone" else theta)
+                self.identity.reset()
+                if adapter == "personalized":
+                    self.identity.load(self._adapter_path(person))
+                return self.generator(base, reference, audio)
+
+            measured = validate_person(person, generate, lambda frames: embed(self.embedder, frames),
+                                       self.place.output / "videos", self.size)
+            for row, metrics in measured.rows.items():
+                for name, value in metrics.items():
+                    rows.setdefault(row, {}).setdefault(name, []).append(value)
+            videos += measured.videos
+            self.log(f"validate: person {place} of {len(self.people)} measured")
+        return Validation(rows, videos)
+
+    def save_shared_adapter(self, theta: np.ndarray, folder: Path) -> Path:
+        """Writes the shared adapter, on the 2^-16 grid, as `adapter.safetensors` in `folder`."""
+        return save_shared(theta, self.spec, folder / "adapter.safetensors")
+
+    def backbone_round(self, phase: str, round: int, weights: dict[str, np.ndarray] | None) -> BackboneReply:
+        """One round of a part of the backbone; see `training.backbone_site`."""
+        return self._backbone_site.round(phase, round, weights or {})
+
+    @cached_property
+    def _backbone_site(self) -> BackboneSite:
+        return BackboneSite(self.site, self.place, replace(self.data, held_out=0), self.training, self.backbone,
+                            self.log)
+
+    def _cached(self, person: IdentityClips) -> list[CachedClip]:
+        folder, codec = self.place.state / "cache", self.generator.codec
+        return [cache_clip(clip, codec, self.backbone_digest, folder) for clip in person.train]
+
+    def _adapter_path(self, person: IdentityClips) -> Path:
+        return self.place.state / "identities" / person.key / "adapter.safetensors"
+
+    def _rng(self, what: str, person: IdentityClips, round: int) -> np.random.Generator:
+        """Random batches of one identity in one round; the privacy noise is not drawn from here."""
+        digest = hashlib.sha256(f"{self.data.seed} {self.site} {person.key} {what} {round}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:16], "little"))

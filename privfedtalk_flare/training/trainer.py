@@ -1,0 +1,102 @@
+"""One loop for everything that is trained: backbone parts, the shared adapter, identity adapters."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from privfedtalk_flare.data.cache import CachedClip, draw_windows
+from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, draw_noise, predict_clean
+from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
+from privfedtalk_flare.settings import TrainingSettings
+from privfedtalk_flare.training.objective import denoising_loss, proximal_loss, tdc_loss
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where in a whole training (0 to 1) this piece of it starts and ends: rounds share one learning-rate curve."""
+
+    start: float = 0.0
+    end: float = 1.0
+
+    def rate(self, peak: float, step: int, steps: int) -> float:
+        """Warm-up over each piece's first steps, level until half-way of the whole, then a cosine to 2 %."""
+        at = self.start + (self.end - self.start) * (step + 0.5) / steps
+        level = 1.0 if at < 0.5 else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (at - 0.5) / 0.5))
+        return peak * level * min(1.0, (step + 1) / min(20, max(1, steps // 4)))
+
+
+def fit(parameters: Iterable[nn.Parameter], loss_of: Callable[[], torch.Tensor], steps: int, learning_rate: float,
+        schedule: Schedule | None = None, weight_decay: float = 0.0) -> float:
+    """AdamW for `steps` steps of `loss_of`, gradients clipped to norm 1; returns the mean loss of the last quarter.
+
+    The optimiser is fresh: nothing is carried from one identity, or one round, to the next. Raises ArithmeticError
+    when the loss is no longer finite.
+    """
+    parameters, schedule = list(parameters), schedule or Schedule()
+    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    losses = []
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(learning_rate, step, steps)
+        loss = loss_of()
+        if not torch.isfinite(loss):
+            raise ArithmeticError(f"the loss is {loss.item()} at step {step + 1} of {steps}; lower learning_rate, now "
+                                  f"{learning_rate}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+    return float(np.mean(losses[-max(1, steps // 4):]))
+
+
+def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], parameters: Iterable[nn.Parameter],
+                   settings: TrainingSettings, rng: np.random.Generator, schedule: Schedule | None = None,
+                   weight_decay: float = 0.0) -> float:
+    """Trains `parameters` of the denoiser or the audio encoder on windows of `clips`; returns the final loss.
+
+    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2, at timesteps drawn uniformly.
+    """
+    parameters = list(parameters)
+    anchors = [p.detach().clone() for p in parameters] if settings.proximal else []
+    scheduler, device = generator.scheduler, generator.denoiser.device
+    alphas = scheduler.alphas_cumprod.to(device)
+    noise_source = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    mask = generator.mask.to(device)
+
+    def loss_of() -> torch.Tensor:
+        windows = draw_windows(rng, clips, settings.batch, WINDOW)
+        clean = windows.clean.to(device)
+        step = torch.randint(0, scheduler.config.num_train_timesteps, (len(clean),), generator=noise_source)
+        noise = draw_noise(clean.shape, noise_source).to(device)
+        step = step.to(device)
+        dropped = torch.rand(len(clean), generator=noise_source) < settings.audio_dropout
+        tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
+        conditions = Conditions(mask, windows.masked.to(device), windows.reference.to(device), tokens)
+        predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
+        loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
+        if settings.tdc:
+            loss = loss + settings.tdc * tdc_loss(predicted, clean, alphas[step])
+        if settings.proximal:
+            loss = loss + settings.proximal * proximal_loss(parameters, anchors)
+        return loss
+
+    generator.denoiser.train()
+    try:
+        return fit(parameters, loss_of, settings.steps, settings.learning_rate, schedule, weight_decay)
+    finally:
+        generator.denoiser.eval()
+
+
+def low_precision() -> contextlib.AbstractContextManager[None]:
+    """bf16 autocast where the processor multiplies bf16 in hardware (there it halves a codec step), else nothing."""
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        return torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext()

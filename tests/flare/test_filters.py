@@ -1,0 +1,361 @@
+"""The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_rounds.py."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.fl_context import FLContextManager
+from nvflare.apis.shareable import make_reply
+from nvflare.apis.workspace import Workspace
+from nvflare.fuel.utils import fobs
+
+from privfedtalk_flare.encryption import keys as ckks
+from privfedtalk_flare.encryption import packing, sums
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.chunks import from_params, to_params
+from privfedtalk_flare.flare.filters import (
+    DecryptAdapter,
+    EgressFilter,
+    EncryptUpdate,
+    PrivacyFilter,
+    ReserveRelease,
+    raw_reply,
+    status_reply,
+)
+from privfedtalk_flare.flare.keys import client_context, server_context
+from privfedtalk_flare.privacy.ledger import Ledger
+from privfedtalk_flare.settings import EncryptionSettings
+
+SIZE = 2500
+HEADER = {p.JOB: "job-1", p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the executor hands over: `training.site.IdentityUpdate` has these fields."""
+
+    vector: np.ndarray
+    score: float
+    count: int
+
+
+class Site:
+    """One simulated site: a FLARE context on a workspace of its own, and the filters of the shipped job."""
+
+    def __init__(self, root, task=p.TASK_ADAPTER, yaml="", name="site-1", **settings):
+        (root / name / "local").mkdir(parents=True, exist_ok=True)
+        (root / name / "startup").mkdir(exist_ok=True)
+        self.state = root / "state" / name
+        (root / name / "local" / "privfedtalk.yaml").write_text(f"state: {self.state}\n{yaml}")
+        manager = FLContextManager(engine=None, identity_name=name, job_id="job-1", private_stickers={
+            FLContextKey.SIMULATE_MODE: True, FLContextKey.WORKSPACE_OBJECT: Workspace(str(root / name), name)})
+        self.ctx = manager.new_context()
+        self.ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
+        privacy, reliability = settings.get("privacy", {}), settings.get("reliability", {})
+        encryption = settings.get("encryption", {})
+        encrypted = encryption.get("scheme") != "off"
+        self.data = [DecryptAdapter(encryption)] * encrypted + [ReserveRelease(privacy, reliability)]
+        self.result = [PrivacyFilter(privacy, reliability)] + [EncryptUpdate(encryption)] * encrypted
+        self.egress = EgressFilter(encryption)
+
+    def receive(self, data=None, **meta):
+        task = DXO(DataKind.WEIGHTS, data=data or {}, meta={**HEADER, p.ZERO: not data, **meta}).to_shareable()
+        for one in self.data:
+            task = one.process(task, self.ctx)
+        return from_shareable(task)
+
+    def send(self, updates, header=HEADER):
+        reply = raw_reply(updates, {**header, p.VALUES: SIZE, p.BUSY: [[1.0, 2.0]]})
+        for one in [*self.result, self.egress]:
+            reply = one.process(reply, self.ctx)
+        return from_shareable(reply)
+
+    def leave(self, dxo):
+        return from_shareable(self.egress.process(dxo.to_shareable(), self.ctx))
+
+    def key(self):
+        return client_context(self.ctx, EncryptionSettings())
+
+
+def person(seed=0, scale=1.0, score=0.75, count=4):
+    return Update(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32) * scale, score, count)
+
+
+def test_a_round_leaves_as_ciphertext_of_the_clipped_noised_average(tmp_path):
+    site = Site(tmp_path)
+    assert site.receive().data == {}
+    sent = site.send([person(0), person(1)])
+    assert sent.meta == {**HEADER, p.KEY_ID: ckks.key_id(site.key()), p.VALUES: SIZE, p.BUSY: [[1.0, 2.0]],
+                         p.SCORE: 0.75, p.COUNT: 8, p.IDENTITIES: 2, p.EPSILON: sent.meta[p.EPSILON],
+                         p.LEDGER: {"count": 1, "head": Ledger(site.state).head.head}}
+    assert set(sent.meta[p.EPSILON]) == {"receivers", "server", "server_and_site"}
+    update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+    assert update.std() == pytest.approx(0.1 / 2, rel=0.1)  # sigma C / m, and the signal is far below it
+
+
+def test_without_mechanism_the_average_leaves_exactly(tmp_path):
+    site = Site(tmp_path, privacy={"mechanism": "off"})
+    site.receive()
+    people = [person(0), person(1)]
+    sent = site.send(people)
+    assert sent.meta[p.EPSILON]["receivers"] == "unbounded"
+    update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+    np.testing.assert_allclose(update, (people[0].vector + people[1].vector) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "present"), [("metadata", True), ("sealed", False), ("uniform", False)])
+def test_score_and_count_travel_in_metadata_mode_only(tmp_path, mode, present):
+    site = Site(tmp_path, reliability={"mode": mode})
+    site.receive()
+    meta = site.send([person()]).meta
+    assert (p.SCORE in meta, p.COUNT in meta) == (present, present)
+
+
+def test_sealed_weighs_each_identity_on_its_site(tmp_path):
+    site = Site(tmp_path, privacy={"mechanism": "off"}, reliability={"mode": "sealed", "gamma": 2.0, "max_clips": 8})
+    site.receive()
+    a, b = person(0, score=1.0, count=8), person(1, score=0.5, count=4)
+    update = packing.decrypt(from_params(site.send([a, b]).data), SIZE, site.key())
+    np.testing.assert_allclose(update, 0.5 * a.vector + 0.25 * np.exp(-1) * b.vector, atol=1e-6)
+
+
+def test_theta_comes_back_from_a_sum_of_the_server(tmp_path):
+    site = Site(tmp_path)
+    site.receive()
+    theta = np.random.default_rng(5).normal(size=SIZE)
+    upload = packing.encrypt(theta, site.key())
+    total = sums.weighted_sum({"a": upload}, {"a": 1.0}, server_context(site.ctx), size=SIZE)
+    got = site.receive(to_params(total), key_id=ckks.key_id(site.key()))
+    np.testing.assert_allclose(got.data[p.PLAIN], theta, atol=3e-4)
+    assert got.data[p.PLAIN].shape == (SIZE,) and p.STATUS not in got.meta
+
+
+def test_simulated_sites_share_one_pair_and_the_server_opens_the_public_half(tmp_path):
+    first, second = Site(tmp_path), Site(tmp_path, name="site-2")
+    assert ckks.key_id(first.key()) == ckks.key_id(second.key())
+    assert not server_context(second.ctx).is_private()
+    assert (tmp_path / "keys" / "client_context.tenseal").stat().st_mode & 0o077 == 0
+
+
+def test_outside_a_simulation_keys_are_provisioned_or_refused(tmp_path):
+    site = Site(tmp_path)
+    site.ctx.set_prop(FLContextKey.SIMULATE_MODE, False, private=True, sticky=True)
+    for load in (lambda: client_context(site.ctx, EncryptionSettings()), lambda: server_context(site.ctx)):
+        with pytest.raises(ckks.KeyFault, match="HEBuilder"):
+            load()
+    assert not (tmp_path / "keys").exists()
+
+
+# What comes in wrong
+
+def test_another_key_garbage_and_plain_data_are_declined_before_anything_is_booked(tmp_path):
+    site = Site(tmp_path)
+    stranger = ckks.load_secret(ckks.make_pair(EncryptionSettings())[0])
+    own = ckks.key_id(site.key())
+    foreign = to_params(packing.encrypt(np.ones(SIZE), stranger))
+    for data, meta, status in [
+        (foreign, {p.KEY_ID: ckks.key_id(stranger)}, p.STATUS_WRONG_HEADER),
+        ({}, {p.KEY_ID: "f" * 64}, p.STATUS_WRONG_HEADER),
+        ({"chunk_0000": np.zeros(999, np.uint8)}, {p.KEY_ID: own}, p.STATUS_DATA_ERROR),
+        ({p.PLAIN: np.zeros(SIZE, np.float32)}, {p.KEY_ID: own}, p.STATUS_DATA_ERROR),
+        (foreign, {p.KEY_ID: own, p.ZERO: True}, p.STATUS_DATA_ERROR),
+    ]:
+        got = site.receive(data, **meta)
+        assert got.meta[p.STATUS] == status and got.data == {}
+    assert Ledger(site.state).head.count == 0
+
+
+def test_a_spent_budget_declines_before_training(tmp_path):
+    site = Site(tmp_path, yaml="epsilon_max: 5.0\n")  # one round at sigma 1 costs 4.38
+    assert p.STATUS not in site.receive().meta
+    got = site.receive(nonce="second")
+    assert got.meta[p.STATUS] == p.STATUS_BUDGET_SPENT
+    assert Ledger(site.state).head.count == 1
+
+
+def test_a_broken_ledger_declines(tmp_path):
+    site = Site(tmp_path)
+    site.receive()
+    ledger = site.state / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"round":1', '"round":2'))
+    assert site.receive().meta[p.STATUS] == p.STATUS_FAILED
+
+
+def test_a_job_without_encryption_is_declined_where_the_site_demands_it(tmp_path):
+    site = Site(tmp_path, encryption={"scheme": "off"})
+    assert site.receive().meta[p.STATUS] == p.STATUS_NO_ENCRYPTION
+    willing = Site(tmp_path, yaml="require_encryption: false\n", encryption={"scheme": "off"})
+    assert p.STATUS not in willing.receive().meta
+    sent = willing.send([person()])
+    assert set(sent.data) == {p.PLAIN} and sent.data[p.PLAIN].dtype == np.float32
+
+
+def test_backbone_rounds_are_booked_without_noise(tmp_path):
+    site = Site(tmp_path, task=p.TASK_BACKBONE)
+    ReserveRelease({}, {}).process(DXO(DataKind.WEIGHTS, data={}, meta=HEADER).to_shareable(), site.ctx)
+    assert Ledger(site.state).epsilon(1e-5)["receivers"].value == "unbounded"
+
+
+# What must not go out
+
+def test_raw_updates_cannot_be_serialised():
+    with pytest.raises(RuntimeError, match="can't be serialized"):
+        fobs.dumps(raw_reply([person()], HEADER))
+    bare = DXO(DataKind.WEIGHTS, data={"updates": [person()]}, meta=HEADER).to_shareable()
+    assert fobs.dumps(bare), "FLARE writes any dataclass by itself: this is why RawUpdates exists"
+
+
+def test_no_release_without_a_reservation_in_this_task(tmp_path):
+    site = Site(tmp_path)
+    with pytest.raises(ContentBlockedException, match="no release is booked"):
+        site.send([person()])
+    site.receive()
+    with pytest.raises(ContentBlockedException, match="no release is booked"):
+        site.send([person()], {**HEADER, p.NONCE: "other"})
+    site.receive()
+    site.send([person()])
+    with pytest.raises(ContentBlockedException, match="no release is booked"):
+        site.send([person()])  # one booking, one release
+
+
+def test_a_reservation_at_other_settings_does_not_count(tmp_path):
+    site = Site(tmp_path)
+    site.data[-1] = ReserveRelease({"noise_multiplier": 100.0}, {})
+    site.receive()
+    with pytest.raises(ContentBlockedException, match="with the same settings"):
+        site.send([person()])
+
+
+def test_nan_of_one_person_counts_as_zeros(tmp_path):
+    site = Site(tmp_path, privacy={"mechanism": "off"})
+    site.receive()
+    good, bad = person(0, score=0.5), Update(np.full(SIZE, np.nan, np.float32), float("nan"), 4)
+    sent = site.send([good, bad])
+    update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+    np.testing.assert_allclose(update, good.vector / 2, atol=1e-6)
+    assert sent.meta[p.SCORE] == 0.25
+
+
+def test_wrong_shape_and_unknown_content_are_blocked(tmp_path):
+    site = Site(tmp_path)
+    site.receive()
+    with pytest.raises(ContentBlockedException, match=r"shape \(3,\), not \(2500,\)"):
+        site.send([Update(np.zeros(3, np.float32), 0.5, 1)])
+    other = DXO(DataKind.WEIGHTS, data={"w": np.ones(3)}, meta=HEADER).to_shareable()
+    for one in site.result:
+        with pytest.raises(ContentBlockedException):
+            one.process(other, site.ctx)
+
+
+def test_failed_results_lose_their_payload_in_every_filter(tmp_path):
+    site = Site(tmp_path)
+    for one in [*site.result, site.egress]:
+        reply = DXO(DataKind.WEIGHTS, data={"secret": np.ones(3)}, meta={**HEADER, "why": "Ann's clip 3",
+                    p.STATUS: p.STATUS_OUT_OF_MEMORY}).update_shareable(make_reply(ReturnCode.EXECUTION_EXCEPTION))
+        reply["aside"] = "secret"
+        out = one.process(reply, site.ctx)
+        assert out.get_return_code() == ReturnCode.EXECUTION_EXCEPTION and "aside" not in out
+        dxo = from_shareable(out)
+        assert dxo.data == {} and dxo.meta == {**HEADER, p.STATUS: p.STATUS_OUT_OF_MEMORY}
+        bare = one.process(make_reply(ReturnCode.EXECUTION_RESULT_ERROR), site.ctx)
+        assert from_shareable(bare).meta == {p.STATUS: p.STATUS_FAILED}
+
+
+def test_status_reply_says_nothing_but_known_words():
+    dxo = from_shareable(status_reply("Ann's clip is broken", {**HEADER, "loss": 3.0}))
+    assert dxo.meta == {**HEADER, p.STATUS: p.STATUS_FAILED}
+
+
+def update_to_leave(site):
+    site.receive()
+    return site.send([person()])
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("loss", 0.1), ("raw_score", 0.5), (p.SCORE, 0.3), (p.SCORE, 1e9), (p.SCORE, float("nan")), (p.COUNT, 0),
+    (p.COUNT, 2.5), (p.IDENTITIES, True), (p.SNR, float("nan")), (p.SNR, -1.0), (p.BUSY, "always"),
+    (p.BUSY, [["x", 1]]),
+    (p.EPSILON, {"ann": 1.0}), (p.EPSILON, {"server": "much"}), (p.LEDGER, {"count": 1, "head": "Ann"}),
+    (p.JOB, "a name with spaces"), (p.NONCE, None), (p.KEY_ID, "short"), (p.VALUES, 2500.0), (p.VIDEOS, []),
+])
+def test_egress_blocks_scalars_it_does_not_know_or_out_of_range(tmp_path, key, value):
+    site = Site(tmp_path)
+    dxo = update_to_leave(site)
+    assert site.leave(dxo).meta == dxo.meta
+    dxo.meta[key] = value
+    with pytest.raises(ContentBlockedException, match=key):
+        site.leave(dxo)
+
+
+@pytest.mark.parametrize("data", [
+    {p.PLAIN: np.zeros(SIZE, np.float32)}, {"chunk_0000": np.frombuffer(np.ones(SIZE).tobytes(), np.uint8)},
+    {"chunk_0000": np.zeros(10, np.float32)}, {"chunk_0001": np.zeros(10, np.uint8)}, {}, {"weights": np.ones(3)},
+])
+def test_egress_blocks_what_is_no_ciphertext(tmp_path, data):
+    site = Site(tmp_path)
+    dxo = update_to_leave(site)
+    dxo.data = data
+    with pytest.raises(ContentBlockedException, match="task adapter"):
+        site.leave(dxo)
+
+
+def test_egress_blocks_an_extra_chunk_headers_and_unknown_tasks(tmp_path):
+    site = Site(tmp_path)
+    dxo = update_to_leave(site)
+    with pytest.raises(ContentBlockedException, match="chunks"):
+        site.leave(DXO(dxo.data_kind, data={**dxo.data, "chunk_0002": dxo.data["chunk_0000"]}, meta=dxo.meta))
+    shareable = dxo.to_shareable()
+    shareable.set_header("aside", "Ann")
+    with pytest.raises(ContentBlockedException, match="aside"):
+        site.egress.process(shareable, site.ctx)
+    with pytest.raises(ContentBlockedException, match="may not leave; the choices are adapter"):
+        Site(tmp_path, task="train").leave(dxo)
+
+
+def metrics(task, people=2, **change):
+    row = {"sync": {"mean": 0.9, "std": 0.1, "n": people, **change}}
+    data = {"rows": {"shared": row}} if task == p.TASK_VALIDATE else {p.METRICS: {"loss": change.get("mean", 0.1)}}
+    return DXO(DataKind.METRICS, data=data, meta={**HEADER, p.IDENTITIES: people, p.BUSY: []})
+
+
+def test_metrics_leave_over_enough_people_only(tmp_path):
+    for task in (p.TASK_PERSONALIZE, p.TASK_VALIDATE):
+        site = Site(tmp_path, task=task)
+        dxo = metrics(task)
+        assert site.leave(dxo).data == dxo.data
+        for bad in (metrics(task, people=1), metrics(task, mean=float("nan")), metrics(task, mean=np.ones(3)),
+                    DXO(DataKind.METRICS, data={**dxo.data, "weights": np.ones(3)}, meta=dxo.meta),
+                    DXO(DataKind.WEIGHTS, data={"w": np.ones(3)}, meta=dxo.meta)):
+            with pytest.raises(ContentBlockedException, match=f"task {task}"):
+                site.leave(bad)
+    site = Site(tmp_path, task=p.TASK_VALIDATE)
+    for bad in (metrics(p.TASK_VALIDATE, n=1), metrics(p.TASK_VALIDATE, values=[1.0, 2.0])):
+        with pytest.raises(ContentBlockedException, match="shared/sync"):
+            site.leave(bad)
+    lone = Site(tmp_path, task=p.TASK_VALIDATE, yaml="min_identities: 1\n")
+    assert lone.leave(metrics(p.TASK_VALIDATE, people=1)).meta[p.IDENTITIES] == 1
+
+
+@pytest.mark.parametrize("name", ["../clip.mp4", "/etc/x", "Ann Smith/clip.mp4", 5])
+def test_names_that_leave_are_relative_and_plain(tmp_path, name):
+    site = Site(tmp_path, task=p.TASK_VALIDATE)
+    dxo = metrics(p.TASK_VALIDATE)
+    dxo.meta[p.VIDEOS] = ["videos/9f3a.mp4"]
+    assert site.leave(dxo).meta[p.VIDEOS] == ["videos/9f3a.mp4"]
+    dxo.meta[p.VIDEOS] = [name]
+    with pytest.raises(ContentBlockedException, match="videos"):
+        site.leave(dxo)
+
+
+def test_plain_weights_leave_in_the_backbone_phase_if_the_site_allows_it(tmp_path):
+    weights = DXO(DataKind.WEIGHTS, data={"codec/conv.weight": np.ones((2, 2), np.float32)},
+                  meta={**HEADER, p.PHASE: "codec", p.COUNT: 3, p.LOSS: 0.5})
+    assert set(Site(tmp_path, task=p.TASK_BACKBONE).leave(weights).data) == {"codec/conv.weight"}
+    with pytest.raises(ContentBlockedException, match="allow_backbone: false"):
+        Site(tmp_path, task=p.TASK_BACKBONE, yaml="allow_backbone: false\n").leave(weights)
+    weights.data["x"] = np.array([np.nan])
+    with pytest.raises(ContentBlockedException, match="finite named weights"):
+        Site(tmp_path, task=p.TASK_BACKBONE).leave(weights)

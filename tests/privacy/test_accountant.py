@@ -1,0 +1,100 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from privfedtalk_flare.privacy import accountant
+from privfedtalk_flare.privacy.accountant import AccountError, Release, views
+
+DELTA = 1e-5
+
+
+def run(release, rounds=20, **kw):
+    return views([release] * rounds, DELTA, **kw)
+
+
+def test_golden_epsilon():
+    assert run(Release(4.0))["receivers"].epsilon == pytest.approx(4.9833, abs=5e-5)
+    assert run(Release(4.0, "noised", 4.0))["receivers"].epsilon == pytest.approx(7.5, abs=0.05)
+
+
+def test_renyi_orders_give_a_looser_bound():
+    assert accountant.epsilon_by_renyi_orders(4.0, 20, DELTA) == pytest.approx(5.38, abs=0.005)
+
+
+def test_dp_accounting_agrees():
+    pld = pytest.importorskip("dp_accounting.pld.privacy_loss_distribution")
+    one = pld.from_gaussian_mechanism(4.0, value_discretization_interval=1e-4)
+    assert run(Release(4.0))["receivers"].epsilon == pytest.approx(
+        one.self_compose(20).get_epsilon_for_delta(DELTA), rel=1e-3)
+
+
+@given(st.floats(0.05, 30), st.floats(0.01, 0.999))
+def test_delta_is_the_textbook_formula(mu, share):
+    epsilon = share * mu * (mu + 2)
+    expected = norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+    assert accountant.delta_of(epsilon, mu) == pytest.approx(expected, rel=1e-4, abs=1e-12)
+
+
+@given(st.floats(0.01, 50), st.floats(1e-10, 0.1))
+def test_epsilon_inverts_delta(mu, delta):
+    epsilon = accountant.epsilon_of(mu, delta)
+    if epsilon == 0:
+        assert accountant.delta_of(0.0, mu) <= delta
+    else:
+        assert accountant.delta_of(epsilon, mu) == pytest.approx(delta, rel=1e-6)
+
+
+@given(st.floats(0.1, 50), st.integers(1, 200))
+def test_noise_multiplier_for_spends_exactly_the_budget(epsilon, rounds):
+    sigma = accountant.noise_multiplier_for(epsilon, DELTA, rounds)
+    mu = accountant.composed_mu([sigma] * rounds)
+    assert accountant.epsilon_of(mu, DELTA) == pytest.approx(epsilon, rel=1e-6)
+
+
+def test_views_of_coarse_scores_say_that_they_are_public():
+    seen = run(Release(4.0, "coarse"))
+    assert {v.epsilon for v in seen.values()} == {seen["receivers"].epsilon}
+    assert seen["receivers"].epsilon == pytest.approx(4.9833, abs=5e-5)
+    assert all("outside this promise" in v.words for v in seen.values())
+    assert "metrics of the shared adapter are sent to it" in seen["server"].words
+
+
+def test_server_alone_sees_only_scores_while_nothing_of_theta_reaches_it():
+    seen = run(Release(4.0, "noised", 4.0), server_learns_theta=False)
+    assert seen["server"].epsilon == pytest.approx(4.9833, abs=5e-5)
+    assert seen["receivers"].epsilon == seen["server_and_site"].epsilon > seen["server"].epsilon
+    assert "as long as the encryption holds" in seen["server"].words
+    sealed = run(Release(4.0, "sealed"), server_learns_theta=False)
+    assert sealed["server"].epsilon == 0 and sealed["receivers"].epsilon == pytest.approx(4.9833, abs=5e-5)
+    assert "public metadata" not in sealed["receivers"].words
+
+
+def test_without_encryption_the_server_is_a_receiver():
+    seen = run(Release(4.0, "sealed"), encrypted=False, server_learns_theta=False)
+    assert seen["server"].epsilon == seen["receivers"].epsilon
+    assert "nothing is encrypted" in seen["server"].words
+
+
+def test_one_release_without_noise_voids_everything():
+    seen = views([Release(4.0), Release(None)], DELTA)
+    assert all(v.value == "unbounded" and math.isinf(v.epsilon) for v in seen.values())
+    assert "1 of 2 releases about these people carried no noise" in seen["receivers"].words
+
+
+def test_nothing_released_costs_nothing():
+    assert views([], DELTA)["receivers"].value == 0.0
+
+
+@pytest.mark.parametrize("bad", [(0.0,), (-1.0,), (float("nan"),), (1.0, "raw"), (1.0, "noised"), (1.0, "coarse", 2.0)])
+def test_releases_that_make_no_sense_are_refused(bad):
+    with pytest.raises(AccountError):
+        Release(*bad)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, float("nan")])
+def test_delta_out_of_range(delta):
+    with pytest.raises(AccountError, match="delta"):
+        accountant.epsilon_of(1.0, delta)

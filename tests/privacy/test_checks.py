@@ -1,0 +1,60 @@
+import pytest
+
+from privfedtalk_flare.privacy.checks import check_job
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    EncryptionSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+)
+
+
+def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2):
+    return check_job(AdapterSettings(**adapter or {}), ReliabilitySettings(**reliability or {}),
+                     PrivacySettings(**privacy or {}), EncryptionSettings(**encryption or {}),
+                     RoundSettings(**rounds or {}), sites)
+
+
+def test_the_shipped_settings_go_together():
+    assert check(sites=3) == []
+    assert any("no share cap" in w for w in check(sites=2))
+
+
+@pytest.mark.parametrize(("settings", "named"), [
+    ({"adapter": {"train": "both"}}, ["adapter.train 'both'", "privacy.mechanism 'gaussian'"]),
+    ({"privacy": {"noise": "distributed"}}, ["privacy.noise 'distributed'", "reliability.mode 'metadata'"]),
+    ({"privacy": {"noise": "distributed"}, "reliability": {"mode": "uniform"}},
+     ["privacy.noise 'distributed'", "reliability.mode 'uniform'"]),
+    ({"privacy": {"clip_norm": 100.0}, "rounds": {"rounds": 50}},
+     ["privacy.clip_norm 100", "rounds.rounds 50", "encryption.primes"]),
+    ({"privacy": {"noise_multiplier": 500.0, "clip_norm": 10.0}},
+     ["privacy.noise_multiplier 500", "encryption.primes"]),
+    ({"rounds": {"eta": 5000.0}}, ["rounds.eta 5000", "encryption.primes"]),
+    ({"encryption": {"ring": 5000}}, ["encryption.ring", "the choices are 1024"]),
+    ({"encryption": {"primes": (60, 40, 40)}}, ["encryption.primes [60, 40, 40]", "encryption.ring 4096"]),
+    ({"encryption": {"primes": (38, 38)}}, ["one multiplication needs 3"]),
+    ({"encryption": {"scale_bits": 30}}, ["encryption.scale_bits 30", "encryption.primes"]),
+    ({"encryption": {"primes": (33, 32, 38)}}, ["encryption.primes", "encryption.scale_bits 32"]),
+])
+def test_what_does_not_go_together_is_refused_by_name(settings, named):
+    with pytest.raises(SettingsError) as error:
+        check(**settings)
+    for name in named:
+        assert name in str(error.value)
+
+
+def test_the_same_is_fine_where_nothing_is_promised():
+    check(adapter={"train": "both"}, privacy={"mechanism": "off"})
+    check(encryption={"scheme": "off"}, privacy={"clip_norm": 100.0}, rounds={"rounds": 50})
+
+
+def test_other_parameters_widen_the_range():
+    wide = {"ring": 8192, "primes": (60, 40, 40), "scale_bits": 40}
+    check(encryption=wide, privacy={"clip_norm": 100.0}, rounds={"rounds": 50})
+
+
+def test_warnings():
+    assert any("sealed' costs no budget" in w for w in check(reliability={"release": "noised"}))
+    assert any("gamma 5" in w for w in check(reliability={"mode": "sealed", "gamma": 5.0}))

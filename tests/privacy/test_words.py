@@ -1,0 +1,37 @@
+import math
+
+import numpy as np
+import pytest
+
+from privfedtalk_flare.privacy.words import handful_words, snr_bound, snr_of_step
+
+
+def test_snr_finds_the_ratio_that_was_put_in():
+    rng = np.random.default_rng(3)
+    size, std = 90_112, 0.05
+    signal = rng.normal(size=size)
+    signal *= 0.5 * std * math.sqrt(size) / np.linalg.norm(signal)
+    step = signal + rng.normal(size=size) * std
+    assert snr_of_step(float(np.linalg.norm(step)), std, size) == pytest.approx(0.5, rel=0.05)
+
+
+def test_snr_at_its_ends():
+    assert snr_of_step(1.0, 0.0, 10) == math.inf
+    assert snr_of_step(0.1, 1.0, 10) == 0.0
+    for bad in [(math.nan, 1.0, 1), (1.0, -1.0, 1), (1.0, 1.0, 0)]:
+        with pytest.raises(ValueError, match="finite step norm"):
+            snr_of_step(*bad)
+
+
+def test_four_people_at_sigma_one():
+    assert snr_bound(4, 1.0, 2, 90_112) == pytest.approx(0.0094, abs=1e-4)
+
+
+def test_words_fit_the_numbers():
+    few = handful_words(4, 0.01, 7.3)
+    assert "epsilon 7.30 for 4 people" in few and "100 times the signal" in few and "learns next to nothing" in few
+    assert "handful" in few and "handful" not in handful_words(500, 0.01, 7.3)
+    assert "learns from them" in handful_words(500, 2.0, 7.3)
+    assert "promises little" in handful_words(4, 0.5, 40.0)
+    assert "more than 1,000 times" in handful_words(1, 0.0, 1.0) and "1 person" in handful_words(1, 0.0, 1.0)
+    assert "No epsilon is promised" in handful_words(4, math.inf, math.inf)
