@@ -11,7 +11,7 @@ STATE := runs/demo-state
 demo: .venv/.installed
 	mkdir -p $(RUN)/local
 	echo "state: $(CURDIR)/$(STATE)/{site}" > $(RUN)/local/privfedtalk.yaml
-	FL_LOG_LEVEL=msg_only $(BIN)/nvflare simulator jobs/privfedtalk -w $(RUN) -n 2 -t 2
+	FL_LOG_LEVEL=privfedtalk_flare/flare/console.json $(BIN)/nvflare simulator jobs/privfedtalk -w $(RUN) -n 2 -t 2
 	cp $(RUN)/server/simulate_job/summary.json $(RUN)/summary.json
 	@echo
 	@$(BIN)/privfedtalk summary $(RUN)

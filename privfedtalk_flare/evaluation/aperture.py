@@ -31,6 +31,8 @@ LIPS = tuple(product((0.047, 0.057, 0.067), (-0.005, 0.0125, 0.03), (0.0, 0.7, 1
 """
 TILTS = (-0.09, 0.0, 0.09)
 FRAMES_FOR_LIPS = 12
+LIPS_OF_SKIN = np.array([1.0, 0.62, 0.64])
+"""The colour of lips over the skin's, a first guess."""
 NOISE = 4.0
 """Grey levels of a pixel that are not worth explaining."""
 STRIDE = 0.02
@@ -65,10 +67,16 @@ class Fit:
         """(F, M) residuals with the lips in `colour` (3,), grey levels."""
         return self.rest - 2 * np.einsum("fcm,c->fm", self.along, colour) + (colour**2).sum() * self.length
 
-    def colour(self, openness: NDArray) -> NDArray:
+    def near(self, colour: NDArray) -> NDArray:
+        """(F, M) residuals with the lips near `colour` (3,): straying from it costs as much as it would gain."""
+        strayed = self.along / self.length - colour[:, None]
+        return self.free() + (strayed**2).sum(1) * self.length / 2
+
+    def colour(self, openings: NDArray) -> NDArray:
         """(3,) the lips' colour: median over the more open half of the frames, where lips cannot pass for the dark
-        between them; `openness` (M,) is that of each candidate."""
+        between them. The M candidates are ordered by `openings`."""
         best = self.free().argmin(1)
+        openness = openings.repeat(len(self.length) // len(openings))
         colours = np.take_along_axis(self.along, best[:, None, None], 2)[..., 0] / self.length[best][:, None]
         return np.median(colours[openness[best] >= np.median(openness[best])], axis=0)
 
@@ -86,17 +94,14 @@ def mouth_aperture(frames: NDArray, mask: NDArray) -> NDArray:
         raise ValueError(f"aperture: mask of shape {mask.shape}, dtype {mask.dtype}; expected boolean "
                          f"{frames.shape[1:3]}")
     size = frames.shape[1]
-    patches = _patches(frames, _locate(frames, mask))
+    at = _locate(frames, _centres(mask), LIPS_OF_SKIN * _skin_colour(frames, mask))
+    patches = _patches(frames, at)
     some = patches[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_FOR_LIPS)).astype(int)]
-    kept = min(LIPS, key=lambda lips: _with_lips(some, _models(size, "lips", *lips), OPENINGS[::2]).min(1).sum())
-    fine = _with_lips(patches, _fine_models(size, "fine", *kept), OPENINGS)
+    fits = [_fit(some, _models(size, "lips", *kept)) for kept in LIPS]
+    colours = [fit.colour(OPENINGS[::2]) for fit in fits]
+    best = min(range(len(LIPS)), key=lambda i: fits[i].fixed(colours[i]).min(1).sum())
+    fine = _fit(patches, _fine_models(size, "fine", *LIPS[best])).fixed(colours[best])
     return _lowest(fine.reshape(len(frames), len(OPENINGS), -1).min(2))
-
-
-def _with_lips(patches: NDArray, models: Models, openings: NDArray) -> NDArray:
-    """(F, M) residuals with lips of one colour throughout; candidates are ordered by opening."""
-    fit = _fit(patches, models)
-    return fit.fixed(fit.colour(openings.repeat(len(fit.length) // len(openings))))
 
 
 def _lowest(profile: NDArray) -> NDArray:
@@ -108,9 +113,8 @@ def _lowest(profile: NDArray) -> NDArray:
     return OPENINGS[at[:, 0]] + step * (OPENINGS[1] - OPENINGS[0])
 
 
-def _locate(frames: NDArray, mask: NDArray) -> NDArray:
-    """(F, 2) row and column of the closed mouth's centre: where a mouth explains the largest share of what plain skin
-    does not, on a path that heads can follow."""
+def _centres(mask: NDArray) -> NDArray:
+    """(N, 2) rows and columns around which the whole patch lies inside the mask, at a mouth's height."""
     size = len(mask)
     rows, columns = _offsets(size)
     height = [round((h + 1) * size / 2 - 0.5) for h in MOUTH_HEIGHT]
@@ -120,12 +124,29 @@ def _locate(frames: NDArray, mask: NDArray) -> NDArray:
     if not len(centres):
         raise ValueError(f"aperture: the mask ({int(mask.sum())} of {mask.size} pixels) has no room for a patch of "
                          f"{len(rows)} x {len(columns)} pixels around the mouth")
+    return centres
+
+
+def _skin_colour(frames: NDArray, mask: NDArray) -> NDArray:
+    """(3,) median colour of the mask's upper quarter: nose and cheeks, above any beard."""
+    rows = np.flatnonzero(mask.any(1))
+    upper = mask.copy()
+    upper[rows[0] + max(1, len(rows) // 4):] = False
+    return np.median(frames[:, upper].reshape(-1, 3), axis=0)
+
+
+def _locate(frames: NDArray, centres: NDArray, colour: NDArray) -> NDArray:
+    """(F, 2) row and column of the closed mouth's centre, among `centres`: where a mouth with lips near `colour`
+    explains the largest share of what plain skin does not, on a path that heads can follow."""
+    size = frames.shape[1]
+    models = [_models(size, "mouth", blur=blur) for blur in (0.0, 1.0)]
     share = np.empty((len(frames), len(centres)))
     noise = 3 * NOISE**2 * (_weight(size) ** 2).sum()
     for column, centre in enumerate(centres):
         patches = _patches(frames, np.broadcast_to(centre, (len(frames), 2)))
         skin = _fit(patches, _models(size, "skin")).rest[:, 0]
-        share[:, column] = (skin - _fit(patches, _models(size, "mouth")).free().min(1)) / (skin + noise)
+        mouth = np.min([_fit(patches, m).near(colour).min(1) for m in models], axis=0)
+        share[:, column] = (skin - mouth) / (skin + noise)
     return centres[_steady(share, STRIDE * (((centres[:, None] - centres[None]) * 64 / size) ** 2).sum(-1))]
 
 
@@ -167,7 +188,7 @@ def _grid(size: int) -> tuple[NDArray, NDArray]:
 def _weight(size: int) -> NDArray:
     """(P,) root of the pixels' weights: 1 at the mouth, falling off towards nose, cheeks and chin."""
     x, y = _grid(size)
-    return np.exp(-((x / 0.30) ** 4 + ((y - 0.045) / 0.24) ** 4) / 2).ravel().astype(np.float32)
+    return np.exp(-(((x / 0.30) ** 2 + ((y - 0.04) / 0.26) ** 2) ** 2) / 2).ravel().astype(np.float32)
 
 
 def _build(size: int, which: str, full: float = 0.057, smile: float = 0.0125, blur: float = 0.0) -> Models:
@@ -178,7 +199,7 @@ def _build(size: int, which: str, full: float = 0.057, smile: float = 0.0125, bl
     if which == "skin":
         none = np.zeros((1, x.size, 3), np.float32)
         return Models(np.linalg.qr(ground.reshape(1, -1, 5) * weight)[0].astype(np.float32), none[..., 0], none)
-    steps = {"mouth": ((0.0, 0.3, 0.6, 1.0), (0.1, 0.9), (0.0,), (0.0,), (0.0,)),
+    steps = {"mouth": ((0.0, 0.4, 0.9), (0.1, 0.9), (0.0,), (0.0,), TILTS),
              "lips": (OPENINGS[::2], WIDTHS[::2], (-0.5, 0.5), (0.0,), TILTS),
              "fine": (OPENINGS, WIDTHS, (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0), (-0.7, 0.0, 0.7), TILTS)}[which]
     opening, width, down, right, tilt = (np.array(v)[:, None, None] for v in zip(*product(*steps), strict=True))

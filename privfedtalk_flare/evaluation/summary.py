@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 ROWS = ("ground_truth", "copy_reference", "backbone", "shared", "personalized")
-METRICS = {"psnr_mask": "PSNR\nmask\ndB, up", "psnr": "PSNR\nall\ndB, up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
-           "sync_offset": "offset\nframes\nto 0", "identity": "identity\n\nup", "flicker": "flicker\ngrey\ndown",
-           "flicker_gap": "fl. gap\ngrey\ndown", "motion_ratio": "motion\nratio\nto 1"}
+METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
+           "sync_offset": "sync\noffset\nto 0", "identity": "ident.\n\nup", "flicker": "flick.\ngrey\ndown",
+           "flicker_gap": "flick.\ngap\ndown", "motion_ratio": "motion\nratio\nto 1"}
 """Metrics in the order of the table, with their head: name, unit, direction (`evaluation.metrics` defines them)."""
 UNBOUNDED = "unbounded"
 FILE_NAME = "summary.json"

@@ -12,7 +12,7 @@ from rich.table import Table
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
 
 _MISSING = "-"
-_VIEWS = {"receivers": "receiv.", "server": "server", "server_and_site": "both"}
+_VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
 
 
 def render(summary: Summary, width: int) -> str:
@@ -20,7 +20,7 @@ def render(summary: Summary, width: int) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     if summary.rows:
         console.print(_rows(summary))
-        console.print("Mean over people, standard deviation below.")
+        console.print(f"Mean over {_people(summary)} people, standard deviation below.")
     if summary.rounds:
         console.print(_rounds(summary.rounds))
         for line in epsilon_words(summary):
@@ -32,16 +32,21 @@ def render(summary: Summary, width: int) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
+def _people(summary: Summary) -> int:
+    return max((int(told["n"]) for metrics in summary.rows.values() for told in metrics.values()), default=0)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
+
+
 def _rows(summary: Summary) -> Table:
-    table = Table(title="Held-out clips", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _table("Held-out clips")
     table.add_column("row", no_wrap=True)
-    table.add_column("people", justify="right")
     for head in METRICS.values():
         table.add_column(head, justify="right", no_wrap=True)
     for row in (r for r in ROWS if r in summary.rows):
-        told = summary.rows[row]
-        people = max((int(t["n"]) for t in told.values()), default=0)
-        table.add_row(row, str(people), *(_cell(told.get(name), name, people) for name in METRICS))
+        table.add_row(row, *(_cell(summary.rows[row].get(name), name, _people(summary)) for name in METRICS))
     return table
 
 
@@ -56,18 +61,19 @@ def _cell(told: Mapping[str, float] | None, name: str, people: int) -> str:
 
 def _rounds(rounds: list[Round]) -> Table:
     """One line a site; what holds for the round stands in its first line."""
-    table = Table(title="Rounds of the shared adapter", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _table("Rounds of the shared adapter")
     for head in ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown",
-                 *(f"epsilon\n{name}" for name in _VIEWS.values()), "delta", "SNR", "wall\ns", "sum\ns"):
-        table.add_column(head, justify="left" if head == "site" else "right", no_wrap=True)
+                 *(f"eps\n{name}" for name in _VIEWS.values()), "SNR", "wall\ns", "sum\ns"):
+        site = head == "site"
+        table.add_column(head, justify="left" if site else "right", no_wrap=not site, overflow="fold")
     for entry in rounds:
-        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in _VIEWS), _number(entry.delta, ".0e"),
+        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in _VIEWS),
                   _number(entry.snr, ".3f"), _number(entry.seconds.get("wall"), ".1f"),
                   _number(entry.seconds.get("aggregate"), ".2f")]
         for i, (site, told) in enumerate(sorted(entry.sites.items())):
             up, down = (told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down"))
             table.add_row(str(entry.round) if i == 0 else "", site, _number(told.get("weight"), ".3f"),
-                          _number(told.get("score"), ".4f"), _number(told.get("count"), ".0f"), _number(up, ".2f"),
+                          _number(told.get("score"), ".3f"), _number(told.get("count"), ".0f"), _number(up, ".2f"),
                           _number(down, ".2f"), *(shared if i == 0 else [""] * len(shared)))
     return table
 
@@ -86,11 +92,11 @@ def epsilon_words(summary: Summary) -> list[str]:
         return ["No differential privacy: no epsilon is promised to anyone."]
     lines = []
     if UNBOUNDED in stated.values():
-        lines.append("none = unbounded: in that view no epsilon is promised.")
+        lines.append("none: unbounded, in that view no epsilon is promised.")
     if any(value != UNBOUNDED for value in stated.values()):
-        lines.append("Epsilon is for one identity's part in all rounds so far. receiv.: whoever holds the decrypted "
-                     "adapter; server: the server alone, as long as the encryption holds; both: the server together "
-                     "with a site.")
+        lines.append(f"Epsilon (at delta {last.delta:g}) is for one identity's part in all rounds so far. receiv: "
+                     "whoever holds the decrypted adapter; server: the server alone, as long as the encryption holds; "
+                     "both: the server together with a site.")
         if any("score" in told for told in last.sites.values()) and summary.settings.get("release") != "noised":
             lines.append("Scores (rounded to 1/16) and clip counts are public metadata, at most 4 bits a round and "
                          "site: they lie outside the (epsilon, delta) guarantee, which is given them.")

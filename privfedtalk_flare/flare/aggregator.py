@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nvflare.apis.fl_component import FLComponent
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 
@@ -54,6 +55,7 @@ class ISFAAggregator(ModelAggregator):
 
     def __init__(self, reliability: Mapping[str, Any] | None = None, encryption: Mapping[str, Any] | None = None,
                  eta: float = 1.0, min_sites: int = 1) -> None:
+        FLComponent.__init__(self)  # ModelAggregator's own __init__ forgets it, and with it the logger (nvflare 2.9)
         super().__init__()
         self.reliability, self.encryption, self.eta, self.min_sites = reliability, encryption, eta, min_sites
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
@@ -121,7 +123,7 @@ class ISFAAggregator(ModelAggregator):
                              "identities": r.identities} for site, r in replies.items()}
         self._replies = {}
         return FLModel(params_type=ParamsType.FULL, params=dict(self.theta),
-                       meta={p.ZERO: False, "weights": weights, p.VALUES: self.values})
+                       meta={p.ZERO: False, p.KEY_ID: self.key_id, p.VALUES: self.values, "weights": weights})
 
     def _checked(self, site: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any]) -> _Reply:
         if not site or (self._sites is not None and site not in self._sites):

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def average_replies(replies: list[FLModel], min_sites: int,
     return weighted_average(weights, counts), sum(losses[s] * counts[s] for s in counts) / total
 
 
-def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], folder: Path, config: Path) -> None:
-    """Writes the backbone as a folder that `TalkingHeadPipeline.from_pretrained` loads, and `training.json` beside
-    its weights: the command, the per-round losses, and the hash of the job's configuration in folder `config`.
+def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], settings: BackboneSettings,
+         folder: Path, config: Path) -> None:
+    """Writes the backbone as a folder that `TalkingHeadPipeline.from_pretrained` loads, and `training.json` beside its
+    weights: the command, the settings with their seed, the per-round losses, the hash of the job's files in `config`.
     """
     from privfedtalk_flare.training.backbone_site import save_backbone
 
@@ -84,5 +86,6 @@ def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], fold
     for file in sorted(config.glob("*.json")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    sidecar = {"command": command, "config_sha256": digest.hexdigest(), "losses": dict(losses)}
+    sidecar = {"command": command, "config_sha256": digest.hexdigest(), "settings": asdict(settings),
+               "losses": dict(losses)}
     write_atomically(folder / SIDECAR, json.dumps(sidecar, indent=2).encode())

@@ -7,6 +7,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,17 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
+from privfedtalk_flare.evaluation.summary import Round, SummaryError, pool_rows
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
-from privfedtalk_flare.flare.lines import round_line, say, start_line
+from privfedtalk_flare.flare.lines import round_line, say, shown_settings, start_line
 from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon
 from privfedtalk_flare.flare.sections import section
 from privfedtalk_flare.flare.site import place_of, workspace_of
 from privfedtalk_flare.privacy.words import handful_words
 from privfedtalk_flare.settings import BackboneSettings, PrivacySettings, ReliabilitySettings, RoundSettings
-
-
-class PhaseEnded(RuntimeError):  # noqa: N818  (an end in order, not an error)
-    """Too few good replies remain: the phase ends, and the run keeps what it has."""
 
 
 class PrivFedTalkController(ModelController):
@@ -56,8 +54,10 @@ class PrivFedTalkController(ModelController):
         self._private = self._privacy.mechanism != "off"
         self._phases = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
-        self._record = RunRecord(started=psutil.Process().create_time())
-        self._nonce = ""
+        self._record = RunRecord(psutil.Process().create_time(),
+                                 shown_settings(self._rounds, self._reliability, self._privacy))
+        self._carried: list[str] = []
+        self._after: list[str] = []
         self._step_noise = 0.0
         self._answered = False
 
@@ -68,17 +68,18 @@ class PrivFedTalkController(ModelController):
         say(start_line(self._sites(), self._rounds, self._reliability, self._privacy))
         for phase in self._rounds.phases:
             if self.abort_signal.triggered:
-                return
+                break
             began = time.time()
             say(f"phase {phase} begins")
             try:
                 self._phases[phase]()
                 say(f"phase {phase} done in {time.time() - began:.0f} s")
-            except (PhaseEnded, AveragingError) as reason:
+            except AveragingError as reason:
                 self._note(f"phase {phase} ended early: {reason}")
             self._record.write(folder)
         if not self._answered:
             self.panic("no site gave a usable answer in any phase; each site's own log says why")
+            return
         say(f"summary written to {folder / 'summary.json'}")
 
     def _train_adapter(self) -> None:
@@ -88,40 +89,37 @@ class PrivFedTalkController(ModelController):
             sites, header = self._sites(), self._header(number)
             self._aggregator.begin_round(header, sites)
             replies = self._ask(p.TASK_ADAPTER, self._theta(), {**header, **self._about_theta()}, sites)
-            refusals = {r.meta["client_name"]: self._aggregator.accept_model(r) for r in replies}
-            for site, reason in refusals.items():
-                if reason:
-                    self._refuse(site, reason)
-            good = [r for r in replies if not refusals[r.meta["client_name"]]]
-            if len(good) < self._rounds.min_sites:
-                raise PhaseEnded(f"{len(good)} good replies in round {number}, min_sites is {self._rounds.min_sites}")
+            good = [r for r in replies if not self._aggregator.accept_model(r)]
             summing = time.time()
-            self._aggregator.aggregate_model()
+            try:
+                self._aggregator.aggregate_model()
+            finally:
+                self._record.notes += [f"round {number}: {site} refused: {reason}"
+                                       for site, reason in self._aggregator.refused.items()]
             self._took_step(number, header, good, {"wall": time.time() - began, "aggregate": time.time() - summing})
             say(round_line(self._record.rounds[-1], total, self._reliability, self._aggregator.cap))
 
     def _took_step(self, number: int, header: Mapping[str, Any], good: list[FLModel],
                    seconds: dict[str, float]) -> None:
         """Records a finished round and writes the server's state of it."""
-        aggregator = self._aggregator
-        for site, reason in aggregator.refused.items():  # the first aggregation refuses a minority's key or spec
-            self._refuse(site, reason)
+        aggregator, shown = self._aggregator, ("weight", "score", "count", "bytes_up", "bytes_down")
+        if self._reliability.mode == "sealed":
+            shown = shown[3:]
         sites = {site: {key: value for key, value in {**told, "bytes_down": aggregator.bytes_down}.items()
-                        if key in ("weight", "score", "count", "bytes_up", "bytes_down") and value is not None}
-                 for site, told in aggregator.stats.items()}
-        entry = {"round": number, "epsilon": worst_epsilon(r.meta.get(p.EPSILON) for r in good),
-                 "delta": self._privacy.delta if self._private else None, "snr": None, "seconds": seconds,
-                 "sites": sites}
+                        if key in shown and value is not None} for site, told in aggregator.stats.items()}
+        entry = Round(round=number, epsilon=worst_epsilon(r.meta.get(p.EPSILON) for r in good),
+                      delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites)
         self._record.rounds.append(entry)
+        self._after, self._carried = self._carried, []
         self._record.values = aggregator.values
-        self._people = sum(int(r.meta.get(p.IDENTITIES, 0)) for r in good)
+        self._people = sum(told["identities"] for told in aggregator.stats.values())
         if self._private:
             spread = math.sqrt(aggregator.step_variance) * self._privacy.noise_multiplier * self._privacy.clip_norm
             self._step_noise = self._rounds.eta * spread
         save_round(place_of(self.fl_ctx).state / "rounds", header[p.JOB], aggregator.theta,
-                   {"header": dict(header), "rounds": self._record.rounds})
+                   {"header": dict(header), "rounds": [asdict(entry) for entry in self._record.rounds]})
         self._track({f"weight/{site}": told["weight"] for site, told in sites.items() if "weight" in told}, number)
-        self._track({f"epsilon/{view}": value for view, value in entry["epsilon"].items()
+        self._track({f"epsilon/{view}": value for view, value in entry.epsilon.items()
                      if isinstance(value, float)}, number)
         self._track({f"seconds/{what}": value for what, value in seconds.items()}, number)
 
@@ -136,10 +134,16 @@ class PrivFedTalkController(ModelController):
     def _validate(self) -> None:
         for reply in self._ask_with_theta(p.TASK_VALIDATE):
             site = reply.meta["client_name"]
-            self._record.site_rows[site] = (reply.metrics or {}).get("rows", {})
+            rows = (reply.metrics or {}).get("rows", {})
+            try:
+                pool_rows([rows])
+            except (SummaryError, AttributeError) as error:
+                self._refuse(site, f"its metrics: {error}")
+                continue
+            self._record.site_rows[site] = rows
             self._record.videos += [f"{site}:{name}" for name in reply.meta.get(p.VIDEOS, [])]
             say(f"{site} validated {reply.meta.get(p.IDENTITIES)} people")
-        for row, metrics in self._record.summary()["rows"].items():
+        for row, metrics in self._record.summary().rows.items():
             self._track({f"metric/{row}/{name}": told["mean"] for name, told in metrics.items()}, 0)
 
     def _train_backbone(self) -> None:
@@ -151,7 +155,7 @@ class PrivFedTalkController(ModelController):
             say)
         folder = place_of(self.fl_ctx).output / "backbone"
         config = Path(workspace_of(self.fl_ctx).get_app_config_dir(self.fl_ctx.get_job_id()))
-        backbone_phase.save(weights, losses, folder, config)
+        backbone_phase.save(weights, losses, self._backbone, folder, config)
         say(f"backbone written to {folder}")
 
     # Asking
@@ -168,7 +172,7 @@ class PrivFedTalkController(ModelController):
         return self._aggregator.theta or {}
 
     def _about_theta(self) -> dict[str, Any]:
-        return {p.ZERO: not self._theta(), p.AFTER: self._nonce, p.STEP_NOISE: self._step_noise}
+        return {p.ZERO: not self._theta(), p.AFTER: self._after, p.STEP_NOISE: self._step_noise}
 
     def _ask_with_theta(self, task: str) -> list[FLModel]:
         header = self._header(len(self._record.rounds) + 1)
@@ -183,7 +187,7 @@ class PrivFedTalkController(ModelController):
         data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=number, meta=meta)
         replies = self.broadcast_model(data, task_name=task, targets=sites, timeout=math.ceil(self._rounds.timeout))
         if task != p.TASK_BACKBONE:
-            self._nonce = meta[p.NONCE]
+            self._carried.append(meta[p.NONCE])
         good = []
         for reply in replies:
             self._record.worked(reply.meta.get(p.BUSY))
@@ -199,14 +203,14 @@ class PrivFedTalkController(ModelController):
     def _learn_snr(self, replies: list[FLModel]) -> None:
         """Sites that hold the decrypted adapter say the signal-to-noise ratio of the step before this task."""
         told = [r.meta[p.SNR] for r in replies if isinstance(r.meta.get(p.SNR), float) and r.meta[p.SNR] >= 0]
-        if not told or not self._record.rounds or self._record.rounds[-1]["snr"] is not None:
+        last = self._record.rounds[-1] if self._record.rounds else None
+        if not told or last is None or last.snr is not None:
             return
-        entry = self._record.rounds[-1]
-        entry["snr"] = statistics.median(told)
-        self._track({"snr": entry["snr"]}, entry["round"])
-        epsilon = entry["epsilon"]["receivers"]
-        words = handful_words(self._people, entry["snr"], epsilon if isinstance(epsilon, float) else math.inf)
-        say(f"round {entry['round']}/{self._rounds.rounds}  snr {entry['snr']:.3f}  {words}")
+        snr, epsilon = statistics.median(told), last.epsilon["receivers"]
+        words = handful_words(self._people, snr, epsilon if isinstance(epsilon, float) else math.inf)
+        self._record.rounds[-1] = replace(last, snr=snr, words=words)
+        self._track({"snr": snr}, last.round)
+        say(f"round {last.round}/{self._rounds.rounds}  snr {snr:.3f}  {words}")
 
     def _accept_train_result(self, client_name: str, result: Shareable, fl_ctx: FLContext,
                              is_unknown_task: bool = False) -> bool:

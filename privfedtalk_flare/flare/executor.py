@@ -117,7 +117,7 @@ class PrivFedTalkExecutor(Executor):
         return DXO(DataKind.WEIGHTS, data=done.weights, meta=meta).to_shareable()
 
     def _train_adapter(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
-        theta, snr = self._received(dxo, header)
+        theta, snr = self._received(dxo, header, fl_ctx)
         began = time.time()
         with self._working():
             updates = self._work.adapter_round(theta, int(header[p.ROUND]))
@@ -126,7 +126,7 @@ class PrivFedTalkExecutor(Executor):
         return raw_reply(updates, {**header, p.VALUES: self._work.spec.size, p.BUSY: self._spent(), **_known(snr)})
 
     def _personalize(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
-        theta, snr = self._received(dxo, header)
+        theta, snr = self._received(dxo, header, fl_ctx)
         with self._working():
             metrics = self._work.personalize(theta)
             self._work.save_shared_adapter(theta, self._place.state / "shared")
@@ -138,14 +138,16 @@ class PrivFedTalkExecutor(Executor):
     def _validate(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
         from privfedtalk_flare.evaluation.summary import site_rows
 
-        theta, snr = self._received(dxo, header)
+        theta, snr = self._received(dxo, header, fl_ctx)
         with self._working():
             validation = self._work.validate(theta)
         meta = {**header, p.IDENTITIES: self._people, p.VIDEOS: list(validation.videos),
                 p.BUSY: self._spent(), **_known(snr)}
-        return DXO(DataKind.METRICS, data={"rows": site_rows(validation.rows)}, meta=meta).to_shareable()
+        rows = site_rows(validation.rows, self._place.min_identities)
+        return DXO(DataKind.METRICS, data={"rows": rows}, meta=meta).to_shareable()
 
-    def _received(self, dxo: DXO, header: dict[str, Any]) -> tuple[np.ndarray, float | None]:
+    def _received(self, dxo: DXO, header: dict[str, Any],
+                  fl_ctx: FLContext) -> tuple[np.ndarray, float | None]:
         """The shared adapter (D,) that came with the task, and the SNR of its last step; the clips are ready then.
 
         Fills in what the server cannot know before the sites say it, and raises HeaderError on what does not agree.
@@ -153,11 +155,12 @@ class PrivFedTalkExecutor(Executor):
         with self._working():
             self._people = self._work.prepare()
         spec = self._work.spec
-        for key, mine in ((p.SPEC, spec.digest), (p.BACKBONE, self._work.backbone_digest)):
+        own = {p.JOB: fl_ctx.get_job_id(), p.SPEC: spec.digest, p.BACKBONE: self._work.backbone_digest}
+        for key, mine in own.items():
             if header[key] not in ("", None, mine):
                 raise HeaderError(f"header {key}: the server says {header[key]!r}, this site has {mine!r}; all sites "
                                   f"must have the same backbone and adapter settings")
-            header[key] = mine
+        header.update(own)
         theta = np.zeros(spec.size, np.float32) if dxo.meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
         if theta.shape != (spec.size,):
             raise HeaderError(f"the shared adapter has shape {theta.shape}, this site's {(spec.size,)}")

@@ -89,7 +89,7 @@ class ReserveRelease(Filter):
             return _declined(self, shareable, fl_ctx, p.STATUS_NO_ENCRYPTION,
                              "this job sends updates unencrypted, and this site's privfedtalk.yaml requires encryption")
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
-        entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND, 0)),
+        entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
                       nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
                       clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta)
         try:
@@ -200,7 +200,7 @@ class _Reservation:
     def covers(self, meta: Mapping[str, Any], release: Release) -> bool:
         entry = self.entry
         return (entry.phase == p.TASK_ADAPTER and entry.release == release and entry.job == str(meta.get(p.JOB))
-                and entry.round == meta.get(p.ROUND) and entry.nonce == str(meta.get(p.NONCE)))
+                and entry.round == int(meta.get(p.ROUND) or 0) and entry.nonce == str(meta.get(p.NONCE)))
 
 
 def _release(privacy: PrivacySettings, reliability: ReliabilitySettings, phase: str) -> Release:

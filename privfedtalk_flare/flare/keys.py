@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.sec.security_content_service import LoadResult, SecurityContentService
+from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from privfedtalk_flare.encryption.keys import KeyFault, load_public, load_secret, make_pair
 from privfedtalk_flare.flare.site import workspace_of
@@ -69,7 +70,8 @@ def _provisioned(name: str, fl_ctx: FLContext) -> bytes | None:
 
 def _simulated_folder(fl_ctx: FLContext, name: str) -> Path:
     """`<simulator workspace>/keys`: beside the sites' folders, as FLARE copies `startup` and `local` to the server."""
-    if not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False):
+    # FLARE marks simulated clients only; the simulator's server is known by its job id, which no real job has.
+    if not fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and fl_ctx.get_job_id() != SimulatorConstants.JOB_NAME:
         raise KeyFault(f"the start-up kit holds no {name}: provision the project with HEBuilder (`nvflare poc prepare "
                        "-he`, or name it in project.yml), or set encryption.scheme to 'off' at every site's consent")
     return Path(workspace_of(fl_ctx).get_root_dir()).resolve().parent / "keys"

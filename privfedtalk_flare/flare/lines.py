@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from privfedtalk_flare.evaluation.summary import Round
 from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings, RoundSettings
 
 say = logging.getLogger("privfedtalk_flare.run").info
@@ -27,16 +28,29 @@ def start_line(sites: list[str], rounds: RoundSettings, reliability: Reliability
             f"delta {privacy.delta:g}")
 
 
-def round_line(entry: Mapping[str, Any], total: int, reliability: ReliabilitySettings, cap: float | None) -> str:
-    """One finished round: `entry` is its record in `summary.json`, `cap` the largest weight a site could have had."""
-    parts = [f"round {entry['round']}/{total}"]
-    for site, told in sorted(entry["sites"].items()):
+def shown_settings(rounds: RoundSettings, reliability: ReliabilitySettings,
+                   privacy: PrivacySettings) -> dict[str, Any]:
+    """What the summary shows of an adapter phase's settings, under the paper's letters."""
+    if "adapter" not in rounds.phases:
+        return {}
+    shown: dict[str, Any] = {"eta": rounds.eta, "mode": reliability.mode}
+    if reliability.mode == "metadata":
+        shown |= {"release": reliability.release, "gamma": reliability.gamma}
+    if privacy.mechanism != "off":
+        shown |= {"sigma": privacy.noise_multiplier, "C": privacy.clip_norm}
+    return shown
+
+
+def round_line(entry: Round, total: int, reliability: ReliabilitySettings, cap: float | None) -> str:
+    """One finished round: `cap` is the largest weight a site could have had."""
+    parts = [f"round {entry.round}/{total}"]
+    for site, told in sorted(entry.sites.items()):
         known = [f"{key} {told[key]:.2f}" for key in ("weight", "score") if key in told]
         parts.append(" ".join([site, *known]) if known else f"{site} (sealed)")
     if cap is None and reliability.mode == "metadata":
         parts.append("no share cap")
-    parts.append(epsilon_text(entry["epsilon"], reliability))
-    parts.append(f"{entry['seconds']['wall']:.0f} s")
+    parts.append(epsilon_text(entry.epsilon, reliability))
+    parts.append(f"{entry.seconds['wall']:.0f} s")
     return "  ".join(parts)
 
 

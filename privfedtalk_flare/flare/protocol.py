@@ -43,7 +43,7 @@ VALUES = "values"
 """Reply to an adapter task: D, the length of the update. The server takes spec, backbone, key id and D from the first
 replies (the values most sites agree on; the others are refused) and states them in every later header."""
 AFTER = "after"
-"""Task of ENCRYPTED_TASKS: the nonce of the broadcast that carried the theta before this one; "" in round 0."""
+"""Task of ENCRYPTED_TASKS: nonces of the broadcasts that carried the theta before its last step; [] in round 0."""
 STEP_NOISE = "step_noise"
 """Task of ENCRYPTED_TASKS: standard deviation, per coordinate, of the noise in theta's last step: eta sqrt(V)."""
 VIDEOS = "videos"

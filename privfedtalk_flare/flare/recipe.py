@@ -15,6 +15,7 @@ from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
 from nvflare.recipe.spec import Recipe
 
+from privfedtalk_flare.checks import check_job
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
@@ -22,7 +23,6 @@ from privfedtalk_flare.flare.controller import PrivFedTalkController
 from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
 from privfedtalk_flare.flare.filters import DecryptAdapter, EgressFilter, EncryptUpdate, PrivacyFilter, ReserveRelease
 from privfedtalk_flare.flare.sections import plain, with_sections
-from privfedtalk_flare.privacy.checks import check_job
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -60,7 +60,8 @@ class PrivFedTalkRecipe(Recipe):
         self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
         self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
         self.backbone = backbone or BackboneSettings()
-        for warning in check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds):
+        warnings = check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds)
+        for warning in warnings if p.TASK_ADAPTER in self.rounds.phases else ():
             logging.getLogger(__name__).warning(f"job {name}: {warning}")
         job = FedJob(name=name, min_clients=self.rounds.min_sites)
         job.set_app_packages(["privfedtalk_flare"])
@@ -127,13 +128,15 @@ def study_files(custom: Path | None = None) -> list[Path]:
 
 
 _PEOPLE = DataSettings(source="synthetic")
+_MANY = DataSettings(source="synthetic", people=100, clips=1, seconds=2.4, held_out=0, seed=1)
+"""The backbone's people: other ones than `_PEOPLE`, by their seed."""
 
 VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
     "privfedtalk": lambda: PrivFedTalkRecipe("privfedtalk", data=_PEOPLE),
     "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
         "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=4)),
     "backbone": lambda: PrivFedTalkRecipe(
-        "backbone", data=_PEOPLE, privacy=PrivacySettings(mechanism="off"), rounds=RoundSettings(phases=("backbone",))),
+        "backbone", data=_MANY, privacy=PrivacySettings(mechanism="off"), rounds=RoundSettings(phases=("backbone",))),
     "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(gamma=0.0)),
     "fedprox": lambda: PrivFedTalkRecipe(
         "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1), reliability=ReliabilitySettings(gamma=0.0)),

@@ -13,19 +13,31 @@ from typing import Any
 
 import numpy as np
 
-SUMMARY = "summary.json"
+from privfedtalk_flare.evaluation.summary import (
+    FILE_NAME,
+    UNBOUNDED,
+    Round,
+    Rows,
+    Summary,
+    overhead_share,
+    pool_rows,
+    save_summary,
+)
+from privfedtalk_flare.privacy.accountant import VIEWS
 
 
 @dataclass
 class RunRecord:
-    """Collects a run as it goes; `summary` is the JSON that issue readers, tables and tests share.
+    """Collects a run as it goes, and writes it as `summary.json`.
 
     `started`: seconds since the epoch at which the job's process began, so that imports count into the wall time.
+    `settings`: what the job ran with, as the summary shows it.
     """
 
     started: float
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    site_rows: dict[str, dict[str, dict[str, dict[str, float]]]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    site_rows: dict[str, Rows] = field(default_factory=dict)
     videos: list[str] = field(default_factory=list)
     adapters: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -41,43 +53,28 @@ class RunRecord:
                 if start < end:
                     self.intervals.append((start, end))
 
-    def summary(self) -> dict[str, Any]:
-        """The run so far, in the schema of `privfedtalk summary`."""
-        from privfedtalk_flare.evaluation.summary import pool_rows
-
+    def summary(self) -> Summary:
+        """The run so far."""
         wall = time.time() - self.started
-        sent = [site["bytes_up"] for entry in self.rounds for site in entry["sites"].values()]
-        return {"rows": pool_rows(list(self.site_rows.values())), "rounds": self.rounds, "values": self.values,
-                "bytes_per_value": max(sent) / self.values if sent and self.values else None,
-                "wall_seconds": wall, "overhead_share": overhead_share(self.intervals, wall),
-                "videos": self.videos, "adapters": self.adapters, "notes": self.notes}
+        sent = [told["bytes_up"] for entry in self.rounds for told in entry.sites.values()]
+        return Summary(rows=pool_rows(self.site_rows.values()), rounds=list(self.rounds), values=self.values,
+                       bytes_per_value=max(sent) / self.values if sent and self.values else None, wall_seconds=wall,
+                       overhead_share=overhead_share(self.intervals, wall), videos=list(self.videos),
+                       adapters=list(self.adapters), settings=dict(self.settings), notes=list(self.notes))
 
     def write(self, folder: Path) -> Path:
         """Writes `summary.json` into `folder` by atomic replace."""
-        return write_atomically(folder / SUMMARY, json.dumps(self.summary(), indent=2, allow_nan=False).encode())
-
-
-def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
-    """1 - |union of (start, end) intervals| / wall, both in seconds; 1 where nothing was done.
-
-    >>> overhead_share([(0, 4), (2, 6), (8, 9)], 10)
-    0.3
-    """
-    covered, reached = 0.0, -math.inf
-    for start, end in sorted(intervals):
-        covered += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return round(1.0 - min(covered / wall, 1.0), 12) if wall > 0 else 1.0
+        return save_summary(self.summary(), folder / FILE_NAME)
 
 
 def worst_epsilon(epsilons: Iterable[Mapping[str, Any] | None]) -> dict[str, float | str | None]:
     """By view, the largest epsilon of any site: a number, "unbounded", or None where no site said one."""
-    worst: dict[str, float | str | None] = {"receivers": None, "server": None, "server_and_site": None}
+    worst: dict[str, float | str | None] = dict.fromkeys(VIEWS)
     for views in epsilons:
         for view, value in (views or {}).items():
-            if view not in worst or worst[view] == "unbounded":
+            if view not in worst or worst[view] == UNBOUNDED:
                 continue
-            if value == "unbounded" or (_number(value) and (worst[view] is None or value > worst[view])):
+            if value == UNBOUNDED or (_number(value) and (worst[view] is None or value > worst[view])):
                 worst[view] = value
     return worst
 

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from nvflare.apis.fl_constant import FLContextKey, WorkspaceConstants
+from nvflare.apis.fl_constant import FLContextKey, SiteType, WorkspaceConstants
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
@@ -24,14 +24,16 @@ def workspace_of(fl_ctx: FLContext) -> Workspace:
 
 
 def place_of(fl_ctx: FLContext) -> SitePlace:
-    """The place of this site, or of the server, from `local/privfedtalk.yaml` of its FLARE workspace.
+    """The place of this site, or of the `server`, from `local/privfedtalk.yaml` of its FLARE workspace.
 
     `output` is the job's run folder. Raises `SettingsError` on an unknown key or value.
     """
     workspace = workspace_of(fl_ctx)
     path = Path(workspace.get_file_path_in_site_config(FILE_NAME))
     output = Path(workspace.get_run_dir(fl_ctx.get_job_id()))
-    return SitePlace.from_yaml(path, fl_ctx.get_identity_name(), project_of(workspace), output)
+    # FLARE calls a server by its project's name, and the simulator's "simulator_server".
+    site = SiteType.SERVER if workspace.site_name == SiteType.SERVER else fl_ctx.get_identity_name()
+    return SitePlace.from_yaml(path, site, project_of(workspace), output)
 
 
 def project_of(workspace: Workspace) -> str:

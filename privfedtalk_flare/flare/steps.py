@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ FILE_NAME = "theta.safetensors"
 def snr_since(theta: np.ndarray, meta: Mapping[str, Any], folder: Path) -> float | None:
     """Signal-to-noise ratio of theta's last step, and remembers theta (D,) in `folder` for the next call.
 
-    `meta` is the task's: AFTER names the broadcast before this one, STEP_NOISE the standard deviation per coordinate
-    of the noise in the step between. None where no noise was added, or where this site missed that broadcast. A file,
-    because FLARE may restart the process between two tasks.
+    `meta` is the task's: AFTER names the broadcasts that carried the theta before the step, STEP_NOISE the standard
+    deviation per coordinate of the noise in the step. None where no noise was added, where this site took none of those
+    broadcasts, or where it has seen this theta already. A file, because FLARE may restart the process between tasks.
     """
-    before = _recalled(folder / FILE_NAME, str(meta.get(AFTER, "")))
+    before = _recalled(folder / FILE_NAME, meta.get(AFTER) or ())
     _remember(folder / FILE_NAME, theta, str(meta.get(NONCE, "")))
     noise = float(meta.get(STEP_NOISE) or 0.0)
     if before is None or before.shape != theta.shape or noise <= 0.0:
@@ -32,11 +32,11 @@ def snr_since(theta: np.ndarray, meta: Mapping[str, Any], folder: Path) -> float
     return snr_of_step(step, noise, theta.size)
 
 
-def _recalled(path: Path, nonce: str) -> np.ndarray | None:
-    if not nonce or not path.is_file():
+def _recalled(path: Path, nonces: Collection[str]) -> np.ndarray | None:
+    if not nonces or not path.is_file():
         return None
     with safe_open(str(path), framework="numpy") as file:
-        if (file.metadata() or {}).get(NONCE) != nonce:
+        if (file.metadata() or {}).get(NONCE) not in nonces:
             return None
         return file.get_tensor("theta")
 

@@ -49,7 +49,7 @@ def latent_mask(size: int, downscale: int = DOWNSCALE) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode(codec: AutoencoderTiny, pictures: torch.Tensor, batch: int = 64, *, raw: bool = False) -> torch.Tensor:
+def encode(codec: AutoencoderTiny, pictures: torch.Tensor, batch: int = 16, *, raw: bool = False) -> torch.Tensor:
     """(F, 3, H, W) in [-1, 1] -> latents (F, 8, H/4, W/4), by the codec's own shift and scale unless `raw`."""
     latents = torch.cat([codec.encode(part.to(codec.device, codec.dtype)).latents for part in pictures.split(batch)])
     if raw:
@@ -58,7 +58,7 @@ def encode(codec: AutoencoderTiny, pictures: torch.Tensor, batch: int = 64, *, r
 
 
 @torch.no_grad()
-def decode(codec: AutoencoderTiny, latents: torch.Tensor, batch: int = 64) -> torch.Tensor:
+def decode(codec: AutoencoderTiny, latents: torch.Tensor, batch: int = 16) -> torch.Tensor:
     """Normalised latents (F, 8, h, w) -> pictures (F, 3, 4h, 4w) in [-1, 1]."""
     raw = latents / codec.config.scaling_factor + codec.config.shift_factor
     parts = [codec.decode(part.to(codec.device, codec.dtype)).sample for part in raw.split(batch)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from privfedtalk_flare.generator.codec import (
 )
 from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, build_denoiser, build_scheduler, predict_clean
 
+ASSETS = Path(__file__).parent.parent / "assets"
 OVERLAP = 3
 """Frames that neighbouring windows share at generation."""
 FEATHER = 3.0
@@ -43,6 +45,8 @@ class TalkingHeadPipeline(DiffusionPipeline):
     def __init__(self, codec: AutoencoderTiny, denoiser: UNetMotionModel, audio_encoder: AudioEncoder,
                  scheduler: DDIMScheduler, size: int = 64) -> None:
         super().__init__()
+        for model in (codec, denoiser):  # on a CPU: encoding 6.9 -> 4.2 ms a frame, a training step .66 -> .54 s
+            model.to(memory_format=torch.channels_last)
         self.register_modules(codec=codec, denoiser=denoiser, audio_encoder=audio_encoder, scheduler=scheduler)
         self.register_to_config(size=size)
 
@@ -90,12 +94,13 @@ class TalkingHeadPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = 4,
-                 seed: int = 0) -> np.ndarray:
+                 seed: int = 0, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Generates a clip.
 
         base: (F, S, S, 3) uint8, the frames whose lower face is replaced (one frame for a still); reference: (S, S, 3)
-        uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame. Returns
-        (F, S, S, 3) uint8, F = len(audio) // 640. Raises ValueError where the lengths do not fit.
+        uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame; `progress(done, of)`
+        is told as windows are finished. Returns (F, S, S, 3) uint8, F = len(audio) // 640. Raises ValueError where
+        the lengths do not fit.
         """
         frames = len(audio) // 640
         if len(base) not in (1, frames) or frames < 1:
@@ -106,13 +111,13 @@ class TalkingHeadPipeline(DiffusionPipeline):
         known = encode(self.codec, to_tensor(reference[None]))
         windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * 640]))[None]).to(self.device)
         tokens = self.audio_encoder(windows)
-        latents = self._sample(masked, known, tokens, steps, seed)
+        latents = self._sample(masked, known, tokens, steps, seed, progress or _silent)
         generated = to_frames(decode(self.codec, latents)).astype(np.float32)
         blended = self.feather * generated + (1 - self.feather) * base
         return np.round(blended).clip(0, 255).astype(np.uint8)
 
     def _sample(self, masked: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, steps: int,
-                seed: int) -> torch.Tensor:
+                seed: int, progress: Callable[[int, int], None]) -> torch.Tensor:
         """DDIM over the whole clip: at every step windows predict x0 and cross-fade, so no window's edge shows."""
         frames = len(masked)
         starts = cover_windows(frames, WINDOW, OVERLAP)
@@ -121,6 +126,7 @@ class TalkingHeadPipeline(DiffusionPipeline):
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn((1, *masked.shape[1:]), generator=generator).to(masked).expand_as(masked).clone()
         self.scheduler.set_timesteps(steps)
+        done = 0
         for timestep in self.scheduler.timesteps:
             clean = torch.zeros_like(latents)
             for part, blend in zip(index.split(8), weights.split(8), strict=True):
@@ -130,8 +136,14 @@ class TalkingHeadPipeline(DiffusionPipeline):
                 predicted = predict_clean(self.denoiser, latents[part], step, conditions)
                 faded = (predicted * blend[..., None, None, None]).flatten(0, 1)
                 clean.index_add_(0, part.flatten().to(clean.device), faded)
+                done += len(part)
+                progress(done, steps * len(index))
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
         return latents
+
+
+def _silent(done: int, of: int) -> None:
+    """Tells nobody how far generation is."""
 
 
 def backbone_folder(source: str) -> Path:
@@ -141,7 +153,7 @@ def backbone_folder(source: str) -> Path:
     """
     if source != "assets":
         return Path(source)
-    folder = Path(__file__).parent.parent / "assets" / "backbone"
+    folder = ASSETS / "backbone"
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder}: the shipped backbone is missing; make it with "
                                 "`nvflare simulator jobs/backbone -w runs/backbone -n 4 -t 2` and then "

@@ -1,4 +1,4 @@
-"""The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_rounds.py."""
+"""The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_fedavg.py."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import make_reply
 from nvflare.apis.workspace import Workspace
+from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.fuel.utils import fobs
 
 from privfedtalk_flare.encryption import keys as ckks
@@ -140,6 +141,15 @@ def test_simulated_sites_share_one_pair_and_the_server_opens_the_public_half(tmp
     assert (tmp_path / "keys" / "client_context.tenseal").stat().st_mode & 0o077 == 0
 
 
+def test_the_server_refuses_a_context_with_a_secret_key(tmp_path):
+    site = Site(tmp_path)
+    site.key()
+    (tmp_path / "keys" / "server_context.tenseal").write_bytes(
+        (tmp_path / "keys" / "client_context.tenseal").read_bytes())
+    with pytest.raises(ckks.KeyFault, match="holds a secret key"):
+        server_context(site.ctx)
+
+
 def test_outside_a_simulation_keys_are_provisioned_or_refused(tmp_path):
     site = Site(tmp_path)
     site.ctx.set_prop(FLContextKey.SIMULATE_MODE, False, private=True, sticky=True)
@@ -204,6 +214,7 @@ def test_backbone_rounds_are_booked_without_noise(tmp_path):
 def test_raw_updates_cannot_be_serialised():
     with pytest.raises(RuntimeError, match="can't be serialized"):
         fobs.dumps(raw_reply([person()], HEADER))
+    fobs.register(NumpyArrayDecomposer)
     bare = DXO(DataKind.WEIGHTS, data={"updates": [person()]}, meta=HEADER).to_shareable()
     assert fobs.dumps(bare), "FLARE writes any dataclass by itself: this is why RawUpdates exists"
 

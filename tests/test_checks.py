@@ -1,6 +1,6 @@
 import pytest
 
-from privfedtalk_flare.privacy.checks import check_job
+from privfedtalk_flare.checks import check_job
 from privfedtalk_flare.settings import (
     AdapterSettings,
     EncryptionSettings,

@@ -1,0 +1,68 @@
+"""A real run of the backbone phase, a few steps long, and the main job with one client process at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from simulation import BRIEF, Run, simulate
+
+from privfedtalk_flare.evaluation.summary import load_summary
+from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    BackboneSettings,
+    DataSettings,
+    PrivacySettings,
+    RoundSettings,
+)
+
+SMALL = BackboneSettings(codec_rounds=2, codec_steps=2, codec_batch=2, identity_rounds=1, identity_steps=2,
+                         identity_batch=2, denoiser_rounds=1, denoiser_steps=2, denoiser_people=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("backbone-run")
+    PrivFedTalkRecipe("backbone", data=DataSettings(source="synthetic", people=3, clips=2, seconds=1.0),
+                      privacy=PrivacySettings(mechanism="off"), backbone=SMALL, training=BRIEF, personalize=BRIEF,
+                      rounds=RoundSettings(phases=("backbone",))).export(str(folder))
+    return simulate(folder / "backbone", folder / "run")
+
+
+def test_the_backbone_loads(run: Run) -> None:
+    from privfedtalk_flare.evaluation.identity import load_embedder
+    from privfedtalk_flare.generator.pipeline import load_pipeline
+
+    assert run.code == 0, run.output[-3000:]
+    folder = str(run.server / "backbone")
+    assert len(load_pipeline(folder).digest) == 64
+    assert load_embedder(folder) is not None
+
+
+def test_the_sidecar_tells_how_it_was_made(run: Run) -> None:
+    told = json.loads((run.server / "backbone" / "training.json").read_text(encoding="utf-8"))
+    assert {part: len(losses) for part, losses in told["losses"].items()} == {"codec": 2, "identity": 1, "denoiser": 1}
+    assert told["settings"]["codec_steps"] == 2 and "seed" in told["settings"]
+    assert told["command"].startswith("nvflare simulator ")
+    assert len(told["config_sha256"]) == 64
+
+
+def test_a_release_without_noise_is_booked(run: Run) -> None:
+    ledger = run.workspace.parent / "run-state" / "site-1" / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
+    assert {line["phase"] for line in lines} == {"backbone"}
+    assert all(line["release"]["noise_multiplier"] is None for line in lines)
+
+
+@pytest.mark.acceptance
+def test_processes_that_restart_for_every_task_forget_nothing(untrained: Path, tmp_path: Path) -> None:
+    PrivFedTalkRecipe("privfedtalk", data=DataSettings(source="synthetic", people=2, clips=2, seconds=1.0),
+                      adapter=AdapterSettings(backbone=str(untrained)), training=BRIEF, personalize=BRIEF,
+                      rounds=RoundSettings(rounds=2)).export(str(tmp_path))
+    run = simulate(tmp_path / "privfedtalk", tmp_path / "run", threads=1, timeout=900)
+    assert run.code == 0, run.output[-3000:]
+    summary = load_summary(run.workspace)
+    assert all(entry.snr is not None for entry in summary.rounds)
+    assert summary.rows["personalized"]["psnr_mask"]["n"] == 4

@@ -1,0 +1,235 @@
+"""The small parts of flare/: what they refuse, and what they keep to themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nvflare.apis.client import Client
+from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.app_common.abstract.fl_model import FLModel
+
+from privfedtalk_flare.evaluation.summary import Round
+from privfedtalk_flare.federation.averaging import AveragingError
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.backbone import average_replies
+from privfedtalk_flare.flare.controller import PrivFedTalkController
+from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
+from privfedtalk_flare.flare.failures import HeaderError, answer_to
+from privfedtalk_flare.flare.lines import round_line
+from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon, write_atomically
+from privfedtalk_flare.flare.sections import plain, section, with_sections
+from privfedtalk_flare.flare.steps import snr_since
+from privfedtalk_flare.settings import (
+    AdapterSettings,
+    BackboneSettings,
+    DataSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+    TrainingSettings,
+)
+
+EXECUTOR = {"data": plain(DataSettings()), "adapter": plain(AdapterSettings()), "training": plain(TrainingSettings()),
+            "personalize": plain(TrainingSettings()), "reliability": plain(ReliabilitySettings()),
+            "privacy": plain(PrivacySettings()), "backbone": plain(BackboneSettings())}
+CONTROLLER = {"rounds": plain(RoundSettings()), "reliability": plain(ReliabilitySettings()),
+              "privacy": plain(PrivacySettings()), "backbone": plain(BackboneSettings())}
+
+
+# Executor
+
+def task(**meta: object) -> Shareable:
+    header = {p.JOB: "job", p.ROUND: 1, p.NONCE: "n", p.SPEC: "", p.BACKBONE: "", p.KEY_ID: ""}
+    return DXO(DataKind.WEIGHTS, data={}, meta={**header, **meta}).to_shareable()
+
+
+def test_a_task_that_a_filter_declined_is_answered_without_work() -> None:
+    reply = PrivFedTalkExecutor(**EXECUTOR).execute(
+        p.TASK_ADAPTER, task(**{p.STATUS: p.STATUS_BUDGET_SPENT}), FLContext(), Signal())
+    assert reply.get_return_code() != ReturnCode.OK
+    meta = from_shareable(reply).meta
+    assert meta[p.STATUS] == p.STATUS_BUDGET_SPENT and meta[p.NONCE] == "n"
+
+
+def test_an_unknown_task_is_answered_and_the_log_lists_the_choices(caplog: pytest.LogCaptureFixture) -> None:
+    reply = PrivFedTalkExecutor(**EXECUTOR).execute("train", task(), FLContext(), Signal())
+    assert reply.get_return_code() == ReturnCode.BAD_TASK_DATA
+    assert from_shareable(reply).meta[p.STATUS] == p.STATUS_WRONG_HEADER
+    assert "'train' is unknown; the choices are backbone, adapter, personalize, validate" in caplog.text
+
+
+@pytest.mark.parametrize(("section_name", "change", "said"), [
+    ("training", {"momentum": 0.9}, "training: unknown setting 'momentum'; the choices are steps, batch"),
+    ("data", {"source": "web"}, "data.source: got 'web'; the choices are site, synthetic"),
+    ("privacy", {"noise_multiplier": -1.0}, "privacy.noise_multiplier: must be at least")])
+def test_the_executor_refuses_settings_it_does_not_know(section_name: str, change: dict, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        PrivFedTalkExecutor(**{**EXECUTOR, section_name: {**EXECUTOR[section_name], **change}})
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (MemoryError(), p.STATUS_OUT_OF_MEMORY), (HeaderError("x"), p.STATUS_WRONG_HEADER),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), p.STATUS_OUT_OF_MEMORY),
+    (FileNotFoundError("x"), p.STATUS_MISSING_ASSET), (RuntimeError("x"), p.STATUS_FAILED),
+    (ValueError("x"), p.STATUS_FAILED)])
+def test_errors_are_answered_by_a_word(error: Exception, status: str) -> None:
+    rc, word = answer_to(error)
+    assert rc != ReturnCode.OK and word == status
+
+
+def test_torch_out_of_memory_is_known() -> None:
+    import torch
+
+    assert answer_to(torch.OutOfMemoryError("x"))[1] == p.STATUS_OUT_OF_MEMORY
+
+
+def test_no_clips_and_bad_clips_are_known() -> None:
+    from privfedtalk_flare.data.clips import ClipError
+    from privfedtalk_flare.training.corpus import NoClipsError
+
+    assert answer_to(NoClipsError("x")) == (ReturnCode.EMPTY_RESULT, p.STATUS_NO_CLIPS)
+    assert answer_to(ClipError("x"))[1] == p.STATUS_DATA_ERROR
+
+
+# Controller
+
+def test_a_late_reply_is_refused_with_a_reason(caplog: pytest.LogCaptureFixture) -> None:
+    controller = PrivFedTalkController(**CONTROLLER)
+    controller.process_result_of_unknown_task(Client("site-4", ""), p.TASK_ADAPTER, "id", Shareable(), FLContext())
+    assert controller._record.notes == ["site-4 refused: its reply to adapter came too late"]
+
+
+def test_a_reply_with_an_error_code_is_noted_by_its_status_only() -> None:
+    controller = PrivFedTalkController(**CONTROLLER)
+    reply = DXO(DataKind.METRICS, data={}, meta={p.STATUS: "alice has no clips"}).to_shareable()
+    reply.set_return_code(ReturnCode.EMPTY_RESULT)
+    assert not controller._accept_train_result("site-1", reply, FLContext())
+    assert controller._record.notes == ["site-1 refused: return code EMPTY_RESULT"]
+
+
+# Steps
+
+def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> None:
+    theta, step = np.zeros(400, np.float32), np.full(400, 0.02, np.float32)
+    first = {p.NONCE: "a", p.AFTER: [], p.STEP_NOISE: 0.0}
+    assert snr_since(theta, first, tmp_path) is None
+    second = {p.NONCE: "b", p.AFTER: ["z", "a"], p.STEP_NOISE: 0.01}
+    assert snr_since(theta + step, second, tmp_path) == pytest.approx(math.sqrt(3), rel=1e-4)  # |s|^2 = 4 D s^2
+    again = {p.NONCE: "c", p.AFTER: ["z", "a"], p.STEP_NOISE: 0.01}
+    assert snr_since(theta + step, again, tmp_path) is None  # the same theta once more: no step
+    missed = {p.NONCE: "d", p.AFTER: ["y"], p.STEP_NOISE: 0.01}
+    assert snr_since(theta, missed, tmp_path) is None
+
+
+# Tracking
+
+class Recorder(FLComponent):
+    """Keeps what would be fired."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fired: list[str] = []
+
+    def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        self.fired.append(event_type)
+
+
+@pytest.mark.parametrize("tag", ["loss", "score", "seconds/training", "clip_fraction", "snr/x"])
+def test_private_scalars_are_refused_under_dp(tag: str) -> None:
+    component = Recorder()
+    with pytest.raises(ValueError, match="may not be sent from here; the choices are identities, snr"):
+        tracking.send(component, FLContext(), {tag: 1.0}, 1, tracking.SITE_WITH_DP)
+    assert not component.fired
+
+
+def test_allowed_scalars_are_sent() -> None:
+    component = Recorder()
+    tracking.send(component, FLContext(), {"snr": 0.1, "identities": 2}, 1, tracking.SITE_WITH_DP)
+    tracking.send(component, FLContext(), {"metric/shared/sync": 0.9, "weight/site-1": 0.5}, 1, tracking.SERVER)
+    assert component.fired == [tracking.EVENT] * 4
+    with pytest.raises(ValueError, match="finite"):
+        tracking.send(component, FLContext(), {"snr": math.inf}, 1, tracking.SITE_WITH_DP)
+
+
+# Record
+
+def test_busy_intervals_are_cut_to_the_run_and_malformed_ones_left_out() -> None:
+    record = RunRecord(started=100.0)
+    record.worked([[50.0, 150.0], [200.0, 190.0], ["x", 3], [1.0], None, [float("nan"), 1.0]])
+    record.worked("busy")
+    assert record.intervals == [(100.0, 150.0)]
+
+
+def test_the_worst_site_speaks_for_epsilon() -> None:
+    told = [{"receivers": 3.0, "server": 1.0}, None, {"receivers": 4.0, "server": "unbounded", "other": 9.0}]
+    assert worst_epsilon(told) == {"receivers": 4.0, "server": "unbounded", "server_and_site": None}
+
+
+def test_a_summary_of_nothing_can_be_written(tmp_path: Path) -> None:
+    content = json.loads(RunRecord(started=0.0).write(tmp_path).read_text(encoding="utf-8"))
+    assert content["rows"] == {} and content["overhead_share"] == 1.0
+
+
+def test_round_state_is_replaced_whole(tmp_path: Path) -> None:
+    for number in (1, 2):
+        path = save_round(tmp_path / "rounds", "job", {"chunk_0000": np.arange(5, dtype=np.uint8)}, {"round": number})
+    assert [file.name for file in (tmp_path / "rounds").iterdir()] == ["job.safetensors"]
+    assert path.read_bytes().endswith(bytes(range(5)))
+    with pytest.raises(TypeError):
+        write_atomically(path, "text")  # type: ignore[arg-type]
+    assert path.read_bytes().endswith(bytes(range(5)))
+
+
+def test_a_sealed_round_shows_no_weight_or_score() -> None:
+    entry = Round(round=1, epsilon={"receivers": 6.1}, delta=1e-5, snr=None, seconds={"wall": 3.0},
+                  sites={"site-1": {"bytes_up": 4, "bytes_down": 2}})
+    line = round_line(entry, 3, ReliabilitySettings(mode="sealed"), None)
+    assert line == "round 1/3  site-1 (sealed)  epsilon 6.10 (receivers)  3 s"
+
+
+# Sections
+
+def test_a_missing_section_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="privacy: the job's configuration has no section of this name"):
+        section(PrivacySettings, None, "privacy")
+
+
+def test_sections_replace_equal_arguments_only() -> None:
+    config = {"format_version": 2, "executors": [{"executor": {"args": {"privacy": {"a": 1}, "data": {"b": 3}}}}]}
+    made = with_sections(config, {"privacy": {"a": 1}, "data": {"b": 2}, "rounds": {}})
+    assert made == {"format_version": 2, "privacy": {"a": 1},
+                    "executors": [{"executor": {"args": {"privacy": "{privacy}", "data": {"b": 3}}}}]}
+
+
+# Backbone
+
+def reply(site: str, value: float, count: object, name: str = "w") -> FLModel:
+    return FLModel(params={name: np.full(2, value, np.float32)},
+                   meta={"client_name": site, p.COUNT: count, p.LOSS: value})
+
+
+def test_replies_are_averaged_by_count_and_bad_ones_refused() -> None:
+    refused: dict[str, str] = {}
+    replies = [reply("a", 1.0, 1), reply("b", 4.0, 2), reply("c", math.nan, 1), reply("d", 1.0, 0),
+               reply("e", 1.0, 1, "other")]
+    weights, loss = average_replies(replies, 2, refused.__setitem__)
+    np.testing.assert_allclose(weights["w"], 3.0)
+    assert loss == pytest.approx(3.0)
+    assert set(refused) == {"c", "d", "e"}
+    assert "not finite" in refused["c"] and "at least 1" in refused["d"] and "other tensors" in refused["e"]
+
+
+def test_too_few_good_replies_end_the_phase() -> None:
+    with pytest.raises(AveragingError, match="1 good replies, min_sites is 2"):
+        average_replies([reply("a", 1.0, 1)], 2, lambda site, reason: None)

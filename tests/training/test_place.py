@@ -1,0 +1,45 @@
+"""A site's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privfedtalk_flare.settings import SettingsError
+from privfedtalk_flare.training.place import SitePlace
+
+
+def place(tmp_path: Path, text: str | None) -> SitePlace:
+    path = tmp_path / "privfedtalk.yaml"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    return SitePlace.from_yaml(path, "site-3", "study", tmp_path / "run")
+
+
+def test_the_sites_name_is_expanded(tmp_path: Path) -> None:
+    found = place(tmp_path, "corpus: /clips/{site}\nstate: /state/{site}\ndevices: ['cuda:0']\nepsilon_max: 8\n")
+    assert found.corpus == Path("/clips/site-3") and found.state == Path("/state/site-3")
+    assert found.devices == ("cuda:0",) and found.epsilon_max == 8.0
+    assert found.output == tmp_path / "run"
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_without_a_file_state_lies_outside_the_run(tmp_path: Path, text: str | None) -> None:
+    found = place(tmp_path, text)
+    assert found.state == Path.home() / ".privfedtalk" / "study" / "site-3"
+    assert found.corpus is None and found.epsilon_max is None
+    assert found.require_encryption and found.min_identities == 2
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("corpse: /clips", "unknown setting 'corpse'; the choices are corpus, state, devices"),
+    ("state: clips", "'clips' is relative; give an absolute path"),
+    ("threads: 0", "threads: must be at least 1"),
+    ("require_encryption: maybe", "require_encryption: expected bool, got 'maybe'"),
+    ("- corpus", "expected a mapping"),
+    ("corpus: [", "not valid YAML")])
+def test_what_cannot_be_read_is_refused_naming_the_file(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        place(tmp_path, text)
+    assert "privfedtalk.yaml" in str(caught.value)
