@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_summary(commands)
     _add_job(commands)
     _add_data(commands)
+    _add_backbone(commands)
     return parser
 
 
@@ -104,6 +105,26 @@ def _prepare_data(parsed: argparse.Namespace) -> None:
     people = [Person.draw(parsed.seed, parsed.first + number) for number in range(parsed.people)]
     paths = write_corpus(parsed.corpus, people, parsed.clips, parsed.seconds)
     print(f"{len(paths)} clips of {len(people)} people in {parsed.corpus}")
+
+
+def _add_backbone(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    backbone = commands.add_parser("backbone", help="trained backbones").add_subparsers(metavar="COMMAND",
+                                                                                        required=True)
+    take = backbone.add_parser("import", help="measure a backbone that jobs/backbone trained, and ship it")
+    take.add_argument("take_from", type=Path, metavar="RUN", help="the workspace of the run, or a downloaded job")
+    take.add_argument("--to", type=Path, help="folder to write (default: the package's own assets)")
+    take.add_argument("--people", type=int, default=8, help="unseen people to measure it on (default 8)")
+    take.set_defaults(run=_import_backbone)
+
+
+def _import_backbone(parsed: argparse.Namespace) -> None:
+    import json
+
+    from privfedtalk_flare.training.measure import import_backbone
+
+    folder, numbers = import_backbone(parsed.take_from, parsed.to, parsed.people)
+    print(json.dumps(numbers, indent=2))
+    print(folder)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Recovers how far a rendered person's mouth is open, from pixels alone.
 
-An analytic instrument, no training: a mouth painted by the renderer's own code (lips, dark interior, teeth, tongue) is
-fitted to every frame by least squares, and the opening with the smallest residual is the answer. The colours of lips
-and skin are unknowns of the fit, solved in closed form at each candidate, so that skin tone, lip colour and beard need
-not be known. Frames are fitted one by one, with no smoothing over time, which would hide jitter and lend a still mouth
-the motion of its neighbours; only what a person keeps (thickness of the lips, smile) is chosen once for the clip.
+An analytic instrument, no training: a mouth painted by the renderer's own code is fitted to every frame by least
+squares, and the opening with the smallest residual is the answer. The colours of lips and skin are unknowns, solved in
+closed form, so that skin tone, lip colour and beard need not be known. The opening is fitted frame by frame, with no
+smoothing, which would hide jitter and lend a still mouth the motion of its neighbours; over the clip go only the lips'
+colour, thickness and smile, chosen once, and the place of the mouth, which moves as heads do.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from scipy.ndimage import gaussian_filter
 from privfedtalk_flare.data.portrait import Look, _Canvas, _paint_mouth
 
 TOP, BOTTOM, SIDE = -0.19, 0.28, 0.31
-"""The patch around the closed mouth, in units of half the picture: nostrils above it, chin below it."""
+"""The patch around the closed mouth, in units of half the picture; nostrils lie above it, the chin below."""
 MOUTH_HEIGHT = (0.30, 0.58)
-"""Where the closed mouth's centre is looked for, in the picture's own coordinates (-1 top, 1 bottom): its framing."""
+"""Where the closed mouth's centre is looked for: rows in the picture's own coordinates (-1 top, 1 bottom)."""
 OPENINGS = np.linspace(0.0, 1.1, 12)
 WIDTHS = tuple(np.linspace(-0.6, 1.5, 6))
-"""The renderer's `width` for `MOUTH`; spans mouths from half as wide to half as wide again."""
+"""The renderer's `width` for a mouth of .225: half-widths .13 to .29."""
 LIPS = tuple(product((0.047, 0.057, 0.067), (-0.005, 0.0125, 0.03), (0.0, 0.7, 1.2)))
-"""What a clip keeps: the person's thickness of the lips and smile, the generator's blur (standard deviation in pixels).
-"""
+"""What a clip keeps: thickness of the lips, smile, and the generator's blur (standard deviation in pixels)."""
 TILTS = (-0.09, 0.0, 0.09)
 FRAMES_FOR_LIPS = 12
 LIPS_OF_SKIN = np.array([1.0, 0.62, 0.64])
@@ -89,14 +88,12 @@ def mouth_aperture(frames: NDArray, mask: NDArray) -> NDArray:
     """
     frames, mask = np.asarray(frames), np.asarray(mask)
     if frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3 or not len(frames):
-        raise ValueError(f"aperture: frames of shape {frames.shape}; expected square pictures (F, S, S, 3), F >= 1")
+        raise ValueError(f"frames of shape {frames.shape}; expected square pictures (F, S, S, 3), F at least 1")
     if mask.shape != frames.shape[1:3] or mask.dtype != bool:
-        raise ValueError(f"aperture: mask of shape {mask.shape}, dtype {mask.dtype}; expected boolean "
-                         f"{frames.shape[1:3]}")
+        raise ValueError(f"mask of shape {mask.shape}, dtype {mask.dtype}; expected a boolean {frames.shape[1:3]}")
     size = frames.shape[1]
-    at = _locate(frames, _centres(mask), LIPS_OF_SKIN * _skin_colour(frames, mask))
-    patches = _patches(frames, at)
-    some = patches[np.linspace(0, len(frames) - 1, min(len(frames), FRAMES_FOR_LIPS)).astype(int)]
+    patches = _patches(frames, _locate(frames, _centres(mask), LIPS_OF_SKIN * _skin_colour(frames, mask)))
+    some = patches[np.linspace(0, len(frames) - 1, FRAMES_FOR_LIPS).astype(int)]
     fits = [_fit(some, _models(size, "lips", *kept)) for kept in LIPS]
     colours = [fit.colour(OPENINGS[::2]) for fit in fits]
     best = min(range(len(LIPS)), key=lambda i: fits[i].fixed(colours[i]).min(1).sum())
@@ -122,8 +119,8 @@ def _centres(mask: NDArray) -> NDArray:
                         if r + rows[-1] < size and c + columns[0] >= 0 and c + columns[-1] < size
                         and mask[r + rows[0]:r + rows[-1] + 1, c + columns[0]:c + columns[-1] + 1].all()])
     if not len(centres):
-        raise ValueError(f"aperture: the mask ({int(mask.sum())} of {mask.size} pixels) has no room for a patch of "
-                         f"{len(rows)} x {len(columns)} pixels around the mouth")
+        raise ValueError(f"the mask ({int(mask.sum())} of {mask.size} pixels) has no room for a patch of {len(rows)} x "
+                         f"{len(columns)} pixels around a mouth; it must cover the lower face")
     return centres
 
 
@@ -176,7 +173,7 @@ def _patches(frames: NDArray, centres: NDArray) -> NDArray:
     rows, columns = _offsets(size)
     found = frames[np.arange(len(frames))[:, None, None], centres[:, 0, None, None] + rows[:, None],
                    centres[:, 1, None, None] + columns[None]]
-    return found.astype(np.float32).reshape(len(frames), -1, 3).transpose(0, 2, 1) * _weight(size)
+    return _read(found.astype(np.float32), size).transpose(0, 2, 1)
 
 
 def _grid(size: int) -> tuple[NDArray, NDArray]:
@@ -186,45 +183,57 @@ def _grid(size: int) -> tuple[NDArray, NDArray]:
 
 @functools.lru_cache(maxsize=4)
 def _weight(size: int) -> NDArray:
-    """(P,) root of the pixels' weights: 1 at the mouth, falling off towards nose, cheeks and chin."""
+    """(R, C) root of the pixels' weights: 1 at the mouth, 0 where nose, cheeks and chin have too little to say."""
     x, y = _grid(size)
-    return np.exp(-(((x / 0.30) ** 2 + ((y - 0.04) / 0.26) ** 2) ** 2) / 2).ravel().astype(np.float32)
+    weight = np.exp(-(((x / 0.30) ** 2 + ((y - 0.04) / 0.26) ** 2) ** 2) / 2).astype(np.float32)
+    return np.where(weight < 0.4, 0, weight)
+
+
+def _read(pictures: NDArray, size: int) -> NDArray:
+    """(M, R, C, N) patches -> (M, P, N): their pixels of some weight, weighted."""
+    return pictures[:, _weight(size) > 0] * _weight(size)[_weight(size) > 0][:, None]
 
 
 def _build(size: int, which: str, full: float = 0.057, smile: float = 0.0125, blur: float = 0.0) -> Models:
     """Candidates to locate the mouth ('skin': none; 'mouth': some), to choose the lips ('lips'), and to measure."""
-    pixel, weight = 2 / size, _weight(size)[:, None]
+    pixel = 2 / size
     x, y = _grid(size)
-    ground = np.stack([np.ones_like(x), x, y, x**2, y**2], -1)
+    ground = np.stack([np.ones_like(x), x / SIDE, y / SIDE, (x / SIDE) ** 2, (y / SIDE) ** 2], -1)
     if which == "skin":
-        none = np.zeros((1, x.size, 3), np.float32)
-        return Models(np.linalg.qr(ground.reshape(1, -1, 5) * weight)[0].astype(np.float32), none[..., 0], none)
+        pixels = np.count_nonzero(_weight(size))
+        return Models(_orthonormal(_read(ground[None], size)), np.zeros((1, pixels), np.float32),
+                      np.zeros((1, pixels, 3), np.float32))
     steps = {"mouth": ((0.0, 0.4, 0.9), (0.1, 0.9), (0.0,), (0.0,), TILTS),
              "lips": (OPENINGS[::2], WIDTHS[::2], (-0.5, 0.5), (0.0,), TILTS),
-             "fine": (OPENINGS, WIDTHS, (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0), (-0.7, 0.0, 0.7), TILTS)}[which]
-    opening, width, down, right, tilt = (np.array(v)[:, None, None] for v in zip(*product(*steps), strict=True))
-    x0, y0 = x - right * pixel, y - down * pixel
+             "fine": (OPENINGS, WIDTHS, (-2.0, -1.4, -0.8, -0.2, 0.4, 1.0), (-0.7, 0.0, 0.7), TILTS)}[which]
+    opening, width, down, right, tilt = (np.array(v, np.float32)[:, None, None]
+                                         for v in zip(*product(*steps), strict=True))
+    x0, y0 = x.astype(np.float32) - right * pixel, y.astype(np.float32) - down * pixel
     turned = np.cos(tilt) * x0 + np.sin(tilt) * y0, np.cos(tilt) * y0 - np.sin(tilt) * x0
 
-    def painted(skin: float, lips: float) -> NDArray:
+    def painted(skin: tuple[float, ...], lips: tuple[float, ...]) -> NDArray:
         look = replace(Look.draw(np.random.default_rng(0)), mouth_y=0.0, mouth_width=0.225, lip_full=full, smile=smile,
-                       lips=np.full(3, lips))
+                       lips=np.array(lips))
         canvas = _Canvas(len(opening), 1)
-        canvas.picture = np.full((*turned[0].shape, 3), skin, np.float32)
+        canvas.picture = np.broadcast_to(np.array(skin, np.float32), (*turned[0].shape, 3)).copy()
         _paint_mouth(canvas, look, *turned, {"aperture": opening, "width": width}, np.ones_like(turned[0]), 4.4 / size)
-        return gaussian_filter(canvas.picture, (0, blur, blur, 0), mode="nearest")
+        return gaussian_filter(canvas.picture, (0, blur, blur, 0), mode="nearest") if blur else canvas.picture
 
-    known = painted(0, 0)  # painting is linear in the colours: what skin and lips add is found by switching each on
-    skin, lips = painted(1, 0)[..., :1] - known[..., :1], painted(0, 1)[..., :1] - known[..., :1]
-    count = len(opening)
-    basis = np.linalg.qr((skin * ground).reshape(count, -1, 5) * weight)[0].astype(np.float32)
-    lips = (lips.reshape(count, -1) * weight[:, 0]).astype(np.float32)
-    lips -= np.einsum("mpb,mqb,mq->mp", basis, basis, lips, optimize=True)
-    return Models(basis, lips, (known.reshape(count, -1, 3) * weight * 255).astype(np.float32))
+    inside = painted((0, 0, 0), (0, 0, 0))  # painting is linear in the colours: each is switched on in its own channel
+    skin, lips = np.moveaxis(painted((1, 0, 0), (0, 1, 0)) - inside, -1, 0)[:2, ..., None]
+    basis, lips = _orthonormal(_read(skin * ground, size)), _read(lips, size)
+    lips = lips - basis @ (basis.transpose(0, 2, 1) @ lips)
+    return Models(basis, lips[..., 0].astype(np.float32), _read(inside * 255, size).astype(np.float32))
+
+
+def _orthonormal(columns: NDArray) -> NDArray:
+    """(M, P, B) float32 orthonormal bases of the columns, by Cholesky: a tenth of the time of QR."""
+    lower = np.linalg.cholesky(columns.transpose(0, 2, 1) @ columns)
+    return (columns @ np.linalg.inv(lower).transpose(0, 2, 1)).astype(np.float32)
 
 
 _models = functools.lru_cache(maxsize=32)(_build)
-_fine_models = functools.lru_cache(maxsize=2)(_build)  # 90 MB each: clips of one person follow each other
+_fine_models = functools.lru_cache(maxsize=4)(_build)  # 30 MB each
 
 
 def _fit(patches: NDArray, models: Models) -> Fit:

@@ -63,7 +63,7 @@ def _psnr(generated: NDArray, real: NDArray) -> float:
 def ssim(generated: NDArray, real: NDArray) -> float:
     """Structural similarity of the whole picture, mean over frames. In [-1, 1], more is better.
 
-    Gaussian window, sigma 1.5, 11 x 11, k1 .01, k2 .03 (Wang et al. 2004), as torchmetrics computes it.
+    Gaussian window, sigma 1.5, 11 x 11, k1 .01, k2 .03 (Wang et al. 2004), edges mirrored, as torchmetrics computes it.
 
     >>> picture = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(1, 16, 16, 3)
     >>> round(ssim(picture, picture), 4), ssim(picture, 255 - picture) < 0

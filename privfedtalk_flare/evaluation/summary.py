@@ -103,8 +103,8 @@ def site_rows(rows: Mapping[str, Mapping[str, Sequence[float]]], least: int = 1)
     Values that are not finite (a metric that a clip leaves undefined) do not count; a metric with fewer than `least`
     people is left out, so that none is shown alone.
 
-    >>> site_rows({"backbone": {"sync": [0.5, 0.7, float("nan")], "flicker": [float("nan")] * 3}})
-    {'backbone': {'sync': {'mean': 0.6, 'std': 0.1414213562373095, 'n': 2}}}
+    >>> site_rows({"backbone": {"sync": [0.25, 0.75, float("nan")], "flicker": [float("nan")] * 3}})
+    {'backbone': {'sync': {'mean': 0.5, 'std': 0.3535533905932738, 'n': 2}}}
     """
     made: Rows = {}
     for row, metrics in rows.items():
@@ -167,6 +167,7 @@ def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> flo
 def save_summary(summary: Summary, path: Path) -> Path:
     """Writes `summary` as JSON: `path` holds the old content or the new one, never half of it."""
     text = json.dumps(summary.to_json(), indent=2, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(text + "\n", encoding="utf-8")
     return partial.replace(path)

@@ -198,7 +198,7 @@ class PrivFedTalkController(ModelController):
                 self._refuse(reply.meta["client_name"], f"{wrong} is {reply.meta.get(wrong)!r}, not {meta[wrong]!r}")
         self._answered = self._answered or bool(good)
         self._learn_snr(good)
-        return good
+        return sorted(good, key=lambda reply: reply.meta["client_name"])
 
     def _learn_snr(self, replies: list[FLModel]) -> None:
         """Sites that hold the decrypted adapter say the signal-to-noise ratio of the step before this task."""

@@ -136,7 +136,8 @@ VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
     "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
         "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=4)),
     "backbone": lambda: PrivFedTalkRecipe(
-        "backbone", data=_MANY, privacy=PrivacySettings(mechanism="off"), rounds=RoundSettings(phases=("backbone",))),
+        "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
+        rounds=RoundSettings(phases=("backbone",), min_sites=4)),
     "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(gamma=0.0)),
     "fedprox": lambda: PrivFedTalkRecipe(
         "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1), reliability=ReliabilitySettings(gamma=0.0)),

@@ -11,16 +11,17 @@ from torch import nn
 class AudioEncoder(ModelMixin, ConfigMixin):
     """(B, F, mels, 20) log-mel windows -> (B * F, 5, dim) tokens, a token for each video frame of the window.
 
-    `silence` (1, 5, dim) stands in for the tokens of windows whose audio is dropped in training.
+    No layer normalises: loudness tells a pause from speech. `silence` (1, 5, dim) stands in for the tokens of windows
+    whose audio is dropped in training.
     """
 
     @register_to_config
     def __init__(self, mels: int = 32, width: int = 64, dim: int = 96) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv1d(mels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU(),
-            nn.Conv1d(width, dim, 3, stride=2, padding=1), nn.GroupNorm(8, dim), nn.SiLU(),
-            nn.Conv1d(dim, dim, 3, stride=2, padding=1), nn.GroupNorm(8, dim), nn.SiLU(),
+            nn.Conv1d(mels, width, 3, padding=1), nn.SiLU(),
+            nn.Conv1d(width, dim, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv1d(dim, dim, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv1d(dim, dim, 3, padding=1))
         self.place = nn.Parameter(torch.randn(1, 5, dim) * 0.02)
         self.silence = nn.Parameter(torch.zeros(1, 5, dim))

@@ -147,26 +147,32 @@ def _silent(done: int, of: int) -> None:
 
 
 def backbone_folder(source: str) -> Path:
-    """The folder of a backbone: 'assets' is the one shipped with the package.
+    """The folder of a backbone: 'assets' is the one shipped with the package; else a folder, or a hub id.
 
-    Raises FileNotFoundError that names the command which makes the shipped backbone.
+    Raises FileNotFoundError, saying what to do, where a folder holds no backbone.
     """
-    if source != "assets":
-        return Path(source)
-    folder = ASSETS / "backbone"
-    if not (folder / "model_index.json").is_file():
+    folder = ASSETS / "backbone" if source == "assets" else Path(source)
+    if source == "assets" and not (folder / "model_index.json").is_file():
         raise FileNotFoundError(f"{folder}: the shipped backbone is missing; make it with "
-                                "`nvflare simulator jobs/backbone -w runs/backbone -n 4 -t 2` and then "
+                                "`nvflare simulator jobs/backbone -w runs/backbone -n 4 -t 4` and then "
                                 "`privfedtalk backbone import runs/backbone`, or name another folder in `backbone`")
+    if (folder.is_absolute() or folder.exists()) and not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder}: no backbone in this folder (no model_index.json); set `backbone` to a "
+                                "folder that `save_pretrained` wrote, to a hub id, or to 'assets'")
     return folder
 
 
 def load_pipeline(source: str) -> TalkingHeadPipeline:
     """Loads a backbone ('assets', a folder, or a hub id) in float32, frozen, ready to generate."""
     folder = backbone_folder(source)
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()  # AutoencoderTiny warns of an attribute that it saved itself
     diffusers_logging.disable_progress_bar()
-    pipeline = TalkingHeadPipeline.from_pretrained(str(folder) if folder.exists() else source, use_safetensors=True,
-                                                   dtype=torch.float32)
+    try:
+        pipeline = TalkingHeadPipeline.from_pretrained(str(folder) if folder.exists() else source,
+                                                       use_safetensors=True, dtype=torch.float32)
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()

@@ -62,7 +62,8 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
                    weight_decay: float = 0.0) -> float:
     """Trains `parameters` of the denoiser or the audio encoder on windows of `clips`; returns the final loss.
 
-    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2, at timesteps drawn uniformly.
+    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2, at timesteps drawn with density rising towards the
+    noisy ones: there the mouth is decided, while near the clean end x0 lies open.
     """
     parameters = list(parameters)
     anchors = [p.detach().clone() for p in parameters] if settings.proximal else []
@@ -74,7 +75,8 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
     def loss_of() -> torch.Tensor:
         windows = draw_windows(rng, clips, settings.batch, WINDOW)
         clean = windows.clean.to(device)
-        step = torch.randint(0, scheduler.config.num_train_timesteps, (len(clean),), generator=noise_source)
+        drawn = torch.rand(len(clean), generator=noise_source).sqrt()
+        step = (drawn * scheduler.config.num_train_timesteps).long()
         noise = draw_noise(clean.shape, noise_source).to(device)
         step = step.to(device)
         dropped = torch.rand(len(clean), generator=noise_source) < settings.audio_dropout

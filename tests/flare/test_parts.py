@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from nvflare.apis.client import Client
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_component import FLComponent
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
@@ -28,6 +29,7 @@ from privfedtalk_flare.flare.failures import HeaderError, answer_to
 from privfedtalk_flare.flare.lines import round_line
 from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon, write_atomically
 from privfedtalk_flare.flare.sections import plain, section, with_sections
+from privfedtalk_flare.flare.site import threads_of
 from privfedtalk_flare.flare.steps import snr_since
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -39,6 +41,7 @@ from privfedtalk_flare.settings import (
     SettingsError,
     TrainingSettings,
 )
+from privfedtalk_flare.training.place import SitePlace
 
 EXECUTOR = {"data": plain(DataSettings()), "adapter": plain(AdapterSettings()), "training": plain(TrainingSettings()),
             "personalize": plain(TrainingSettings()), "reliability": plain(ReliabilitySettings()),
@@ -130,6 +133,20 @@ def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> Non
     assert snr_since(theta + step, again, tmp_path) is None  # the same theta once more: no step
     missed = {p.NONCE: "d", p.AFTER: ["y"], p.STEP_NOISE: 0.01}
     assert snr_since(theta, missed, tmp_path) is None
+
+
+# Threads
+
+@pytest.mark.parametrize(("at_once", "own", "threads"), [(2, None, 4), (1, None, 8), (16, None, 1), (2, 3, 3)])
+def test_simulated_clients_share_the_cores_unless_the_site_says_otherwise(
+        at_once: int, own: int | None, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    fl_ctx = FLContext()
+    fl_ctx.set_prop(FLContextKey.SIMULATE_MODE, True, private=True, sticky=False)
+    fl_ctx.set_prop(FLContextKey.ARGS, Namespace(threads=at_once), private=True, sticky=False)
+    place = SitePlace("site-1", None, Path("/state"), Path("/run"), threads=own)
+    assert threads_of(place, fl_ctx) == threads
+    assert threads_of(place, FLContext()) == (own or 8)  # a site of its own has its machine to itself
 
 
 # Tracking
