@@ -74,11 +74,19 @@ def _encode(clip: Clip, codec: AutoencoderTiny) -> dict[str, torch.Tensor]:
 
 
 def draw_windows(rng: np.random.Generator, clips: list[CachedClip], batch: int, length: int) -> WindowBatch:
-    """Draws `batch` windows of `length` frames, clip and place uniformly; the reference lies outside its window."""
+    """Draws `batch` windows of `length` frames, clip and place uniformly, each with a reference outside its window.
+
+    The reference comes from any clip of the same person: within one clip heads hardly move, and a denoiser that saw no
+    other reference would never learn to move the mouth to where the head is.
+    """
     parts = []
     for _ in range(batch):
         clip = clips[rng.integers(len(clips))]
         start, reference = sample_window(rng, len(clip), length)
+        own = [c for c in clips if c.identity == clip.identity]
+        known = own[rng.integers(len(own))]
+        if known is not clip:
+            reference = int(rng.integers(len(known)))
         window = slice(start, start + length)
-        parts.append((clip.latents[window], clip.masked[window], clip.latents[reference], clip.audio[window]))
+        parts.append((clip.latents[window], clip.masked[window], known.latents[reference], clip.audio[window]))
     return WindowBatch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 SIZE = 64
-MASK_ROWS = (32, 64)
-MASK_COLUMNS = (12, 52)
-"""The lower face, in pixels of a 64-pixel picture: 31 % of it. Other sizes scale."""
+MASK_ROWS = (40, 64)
+MASK_COLUMNS = (16, 48)
+"""The mouth, chin and jaw, in pixels of a 64-pixel picture: 19 % of it. Other sizes scale."""
 
 
 def mask_box(size: int) -> tuple[slice, slice]:
@@ -115,7 +115,7 @@ def _ellipse(x: np.ndarray, y: np.ndarray, a: np.ndarray | float, b: np.ndarray 
     return (f - 1) / (2 * np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2) + 1e-6)
 
 
-class _Canvas:
+class Canvas:
     """(F, S, S, 3) float32 picture; `paint` lays a colour over it by coverage."""
 
     def __init__(self, frames: int, size: int) -> None:
@@ -143,7 +143,7 @@ def paint(look: Look, motion: Motion, size: int = SIZE) -> np.ndarray:
     px, py = np.meshgrid(grid, grid)
     pose = {k: getattr(motion, k)[:, None, None].astype(np.float32) for k in vars(motion)}
     region = mouth_region(size)[None]
-    canvas = _Canvas(frames, size)
+    canvas = Canvas(frames, size)
     _paint_wall(canvas, look, px, py)
 
     # The face's own frame: shift, then tilt about the neck. Inner features slide sideways with the turn of the head.
@@ -159,19 +159,19 @@ def paint(look: Look, motion: Motion, size: int = SIZE) -> np.ndarray:
     _paint_beard(canvas, look, inner, y, face, soft)
     _paint_eyes(canvas, look, inner, y, pose, soft)
     _paint_nose(canvas, look, inner, y, pose["turn"], soft)
-    _paint_mouth(canvas, look, inner, y, pose, region, soft)
+    paint_mouth(canvas, look, inner, y, pose, region, soft)
     _paint_hair(canvas, look, x, y, face, soft)
     return np.clip(canvas.picture * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
-def _paint_wall(canvas: _Canvas, look: Look, px: np.ndarray, py: np.ndarray) -> None:
+def _paint_wall(canvas: Canvas, look: Look, px: np.ndarray, py: np.ndarray) -> None:
     down = ((py + 1) / 2)[..., None]
     wall = look.wall * (1 - down) + look.wall_low * down
     near = np.exp(-((px - look.blob_at[0]) ** 2 + (py - look.blob_at[1]) ** 2) / 0.18)[..., None]
     canvas.picture[:] = (wall + 0.8 * near * (look.blob - wall)).astype(np.float32)
 
 
-def _paint_body(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, bx: np.ndarray, by: np.ndarray,
+def _paint_body(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, bx: np.ndarray, by: np.ndarray,
                 soft: float) -> None:
     if look.hair_long:
         back = _ellipse(x, y - 0.10, look.face_width * look.hair_size * 1.12, 0.95)
@@ -200,14 +200,14 @@ def _skin(look: Look, x: np.ndarray, y: np.ndarray, jaw_drop: np.ndarray) -> np.
     return np.clip(colour + look.blush * 0.16 * cheeks * np.array([1.0, 0.1, 0.15]), 0, 1)
 
 
-def _paint_beard(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, face: np.ndarray, soft: float) -> None:
+def _paint_beard(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, face: np.ndarray, soft: float) -> None:
     if not look.beard:
         return
     chin = np.clip((y - look.mouth_y + 0.22 - 0.9 * np.clip(np.abs(x) - 0.22, -0.2, 0.3)) / 0.16, 0, 1)
     canvas.paint(look.beard * chin * _ramp(face, soft), look.hair * 0.8)
 
 
-def _paint_eyes(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose: dict[str, np.ndarray],
+def _paint_eyes(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose: dict[str, np.ndarray],
                 soft: float) -> None:
     eye_y, open_ = -0.12, 1 - pose["blink"]
     for side in (-1, 1):
@@ -234,7 +234,7 @@ def _paint_eyes(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose:
         canvas.paint(0.9 * _ramp(bridge, soft), np.array([0.12, 0.11, 0.12]))
 
 
-def _paint_nose(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, turn: np.ndarray, soft: float) -> None:
+def _paint_nose(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, turn: np.ndarray, soft: float) -> None:
     nx = x - 0.06 * turn
     ridge = np.exp(-((nx / 0.055) ** 2)) * np.clip((y + 0.10) / 0.1, 0, 1) * np.clip((0.21 - y) / 0.06, 0, 1)
     canvas.paint(0.40 * ridge, np.clip(look.skin * 1.16, 0, 1))
@@ -244,7 +244,7 @@ def _paint_nose(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, turn:
         canvas.paint(0.75 * _ramp(_ellipse(nx - s * look.nose * 0.62, y - 0.20, 0.030, 0.018), soft), look.skin * 0.35)
 
 
-def _paint_mouth(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose: dict[str, np.ndarray],
+def paint_mouth(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose: dict[str, np.ndarray],
                  region: np.ndarray, soft: float) -> None:
     """Lips around a dark interior with upper teeth and tongue; all of it inside `region`."""
     aperture = pose["aperture"]
@@ -265,7 +265,7 @@ def _paint_mouth(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, pose
     canvas.paint(np.clip(aperture * 2 - 0.6, 0, 1) * 0.85 * tongue, np.array([0.70, 0.32, 0.34]))
 
 
-def _paint_hair(canvas: _Canvas, look: Look, x: np.ndarray, y: np.ndarray, face: np.ndarray, soft: float) -> None:
+def _paint_hair(canvas: Canvas, look: Look, x: np.ndarray, y: np.ndarray, face: np.ndarray, soft: float) -> None:
     cap = _ellipse(x, y + 0.06, look.face_width * look.hair_size, look.face_height * 1.08)
     brim = y - look.fringe + 0.25 * x * np.sign(look.light[0]) - 0.5 * np.clip(np.abs(x) - 0.30, 0, 1)
     lit = np.clip(1.0 + 0.35 * np.exp(-(((x - 0.2 * look.light[0]) / 0.3) ** 2 + ((y + 0.72) / 0.18) ** 2)), 0, 2)

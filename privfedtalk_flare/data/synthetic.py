@@ -49,8 +49,8 @@ def render_clip(person: Person, clip: int, seconds: float, size: int = SIZE) -> 
 def draw_motion(rng: np.random.Generator, speech: Speech) -> Motion:
     """Head pose, gaze, brows and blinks, all independent of what is said."""
     frames = len(speech.aperture)
-    return Motion(x=_wander(rng, frames, 0.08), y=_wander(rng, frames, 0.05), tilt=_wander(rng, frames, 0.075),
-                  turn=_wander(rng, frames, 0.75), blink=_blinks(rng, frames), gaze=_wander(rng, frames, 0.8),
+    return Motion(x=_wander(rng, frames, 0.07), y=_wander(rng, frames, 0.042), tilt=_wander(rng, frames, 0.06),
+                  turn=_wander(rng, frames, 0.7), blink=_blinks(rng, frames), gaze=_wander(rng, frames, 0.8),
                   brow=_wander(rng, frames, 0.7), aperture=speech.aperture, width=speech.width)
 
 

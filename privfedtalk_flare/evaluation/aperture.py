@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from privfedtalk_flare.data.portrait import Look, _Canvas, _paint_mouth
+from privfedtalk_flare.data.portrait import Canvas, Look, paint_mouth
 
 TOP, BOTTOM, SIDE = -0.19, 0.28, 0.31
 """The patch around the closed mouth, in units of half the picture; nostrils lie above it, the chin below."""
@@ -80,13 +80,25 @@ class Fit:
         return np.median(colours[openness[best] >= np.median(openness[best])], axis=0)
 
 
-def mouth_aperture(frames: NDArray, mask: NDArray) -> NDArray:
+def face_area(size: int) -> NDArray:
+    """(size, size) bool: where `mouth_aperture` looks for the mouth of a `size`-pixel picture, the lower half's middle.
+
+    Larger than the generator's mask, because the fit wants some skin around the mouth; what lies outside the mask says
+    nothing about the aperture.
+    """
+    area = np.zeros((size, size), bool)
+    area[size // 2:, 3 * size // 16:13 * size // 16] = True
+    return area
+
+
+def mouth_aperture(frames: NDArray, mask: NDArray | None = None) -> NDArray:
     """The aperture of every frame, (F,) float64: about 0 for a closed and 1 for a wide-open mouth.
 
-    `frames` is (F, S, S, 3) in grey levels 0..255, `mask` a boolean (S, S); no pixel outside the mask is read. Raises
-    `ValueError` where shapes do not fit or the mask has no room for a mouth.
+    `frames` is (F, S, S, 3) in grey levels 0..255, `mask` a boolean (S, S), by default `face_area`; no pixel outside it
+    is read. Raises `ValueError` where shapes do not fit or the mask has no room for a mouth.
     """
-    frames, mask = np.asarray(frames), np.asarray(mask)
+    frames = np.asarray(frames)
+    mask = face_area(frames.shape[1]) if mask is None and frames.ndim == 4 else np.asarray(mask)
     if frames.ndim != 4 or frames.shape[1] != frames.shape[2] or frames.shape[3] != 3 or not len(frames):
         raise ValueError(f"frames of shape {frames.shape}; expected square pictures (F, S, S, 3), F at least 1")
     if mask.shape != frames.shape[1:3] or mask.dtype != bool:
@@ -214,9 +226,9 @@ def _build(size: int, which: str, full: float = 0.057, smile: float = 0.0125, bl
     def painted(skin: tuple[float, ...], lips: tuple[float, ...]) -> NDArray:
         look = replace(Look.draw(np.random.default_rng(0)), mouth_y=0.0, mouth_width=0.225, lip_full=full, smile=smile,
                        lips=np.array(lips))
-        canvas = _Canvas(len(opening), 1)
+        canvas = Canvas(len(opening), 1)
         canvas.picture = np.broadcast_to(np.array(skin, np.float32), (*turned[0].shape, 3)).copy()
-        _paint_mouth(canvas, look, *turned, {"aperture": opening, "width": width}, np.ones_like(turned[0]), 4.4 / size)
+        paint_mouth(canvas, look, *turned, {"aperture": opening, "width": width}, np.ones_like(turned[0]), 4.4 / size)
         return gaussian_filter(canvas.picture, (0, blur, blur, 0), mode="nearest") if blur else canvas.picture
 
     inside = painted((0, 0, 0), (0, 0, 0))  # painting is linear in the colours: each is switched on in its own channel

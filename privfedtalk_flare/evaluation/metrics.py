@@ -192,14 +192,14 @@ def identity(generated: NDArray, reference: NDArray) -> float:
 
 
 def clip_metrics(generated: NDArray, real: NDArray, mask: NDArray, truth: ArrayLike,
-                 aperture: Callable[[NDArray, NDArray], NDArray], embed: Callable[[NDArray], NDArray],
+                 aperture: Callable[[NDArray], NDArray], embed: Callable[[NDArray], NDArray],
                  reference: NDArray) -> dict[str, float]:
     """Every metric of one generated clip, by name.
 
-    `truth` is the true aperture (F,); `aperture(frames, mask)` recovers it (`evaluation.aperture.mouth_aperture`);
+    `truth` is the true aperture (F,); `aperture(frames)` recovers it (`evaluation.aperture.mouth_aperture`);
     `embed(frames)` gives (F, E) (`evaluation.identity`); `reference` holds the embeddings (R, E) to compare with.
     """
-    recovered = aperture(generated, mask)
+    recovered = aperture(generated)
     return {
         "psnr_mask": psnr_mask(generated, real, mask), "psnr": psnr(generated, real), "ssim": ssim(generated, real),
         "sync": sync(recovered, truth), "sync_offset": sync_offset(recovered, truth),

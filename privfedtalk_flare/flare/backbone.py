@@ -77,15 +77,20 @@ def average_replies(replies: list[FLModel], min_sites: int,
 def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], settings: BackboneSettings,
          folder: Path, config: Path) -> None:
     """Writes the backbone as a folder that `TalkingHeadPipeline.from_pretrained` loads, and `training.json` beside its
-    weights: the command, the settings with their seed, the per-round losses, the hash of the job's files in `config`.
+    weights: the command, the settings with their seed, the per-round losses, the hash of the job's files in `config`,
+    and the same of the backbone it went on from.
     """
+    from privfedtalk_flare.generator.pipeline import backbone_folder
     from privfedtalk_flare.training.backbone_site import save_backbone
 
-    save_backbone(weights, folder)
+    save_backbone(weights, folder, settings.start)
     digest = hashlib.sha256()
     for file in sorted(config.glob("*.json")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     sidecar = {"command": command, "config_sha256": digest.hexdigest(), "settings": asdict(settings),
                "losses": dict(losses)}
+    if settings.start:
+        before = backbone_folder(settings.start) / SIDECAR
+        sidecar["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else settings.start
     write_atomically(folder / SIDECAR, json.dumps(sidecar, indent=2).encode())

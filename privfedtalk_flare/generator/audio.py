@@ -11,8 +11,8 @@ from torch import nn
 class AudioEncoder(ModelMixin, ConfigMixin):
     """(B, F, mels, 20) log-mel windows -> (B * F, 5, dim) tokens, a token for each video frame of the window.
 
-    No layer normalises: loudness tells a pause from speech. `silence` (1, 5, dim) stands in for the tokens of windows
-    whose audio is dropped in training.
+    Nothing normalises over time: loudness tells a pause from speech. `silence` (1, 5, dim) stands in for the tokens of
+    windows whose audio is dropped in training.
     """
 
     @register_to_config
@@ -23,13 +23,18 @@ class AudioEncoder(ModelMixin, ConfigMixin):
             nn.Conv1d(width, dim, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv1d(dim, dim, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv1d(dim, dim, 3, padding=1))
-        self.place = nn.Parameter(torch.randn(1, 5, dim) * 0.02)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv1d):  # torch's default halves the signal at every layer
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        self.norm = nn.LayerNorm(dim)
+        self.place = nn.Parameter(torch.randn(1, 5, dim) * 0.3)
         self.silence = nn.Parameter(torch.zeros(1, 5, dim))
 
     def forward(self, windows: torch.Tensor, dropped: torch.Tensor | None = None) -> torch.Tensor:
         """`dropped` (B,) bool: clips whose audio is replaced by `silence`."""
         batch, frames = windows.shape[:2]
-        tokens = self.layers(windows.flatten(0, 1)).transpose(1, 2) + self.place
+        tokens = self.norm(self.layers(windows.flatten(0, 1)).transpose(1, 2)) + self.place
         if dropped is not None:
             keep = (~dropped).repeat_interleave(frames)[:, None, None]
             tokens = torch.where(keep, tokens, self.silence.expand(batch * frames, -1, -1))

@@ -16,6 +16,9 @@ WINDOW = 8
 CONDITION_CHANNELS = 3 * LATENT_CHANNELS + 1
 """Noisy latent, mask, masked latent, reference latent."""
 AUDIO_DIM = 96
+AUDIO_CHANNELS = 32
+"""Features of the middle audio token that also enter as channels, the same at every place: a short way for loudness and
+openness, beside cross-attention to all tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def build_denoiser(channels: tuple[int, ...] = (64, 128)) -> UNetMotionModel:
     """A fresh denoiser for 16x16x8 latents (6.0 M parameters)."""
     levels = len(channels)
     denoiser = UNetMotionModel(
-        sample_size=16 // PATCH, in_channels=CONDITION_CHANNELS * PATCH**2, out_channels=LATENT_CHANNELS * PATCH**2,
+        sample_size=16 // PATCH, in_channels=CONDITION_CHANNELS * PATCH**2 + AUDIO_CHANNELS,
+        out_channels=LATENT_CHANNELS * PATCH**2,
         block_out_channels=channels, layers_per_block=1, norm_num_groups=8, cross_attention_dim=AUDIO_DIM,
         down_block_types=("CrossAttnDownBlockMotion",) * levels, up_block_types=("CrossAttnUpBlockMotion",) * levels,
         num_attention_heads=4, motion_num_attention_heads=4, motion_max_seq_length=16)
@@ -63,7 +67,10 @@ def predict_clean(denoiser: UNetMotionModel, noisy: torch.Tensor, step: torch.Te
     masked = conditions.masked.to(noisy)
     reference = conditions.reference[:, None].expand(-1, frames, -1, -1, -1).to(noisy)
     stacked = torch.cat([noisy, mask, masked, reference], dim=2)
-    patched = F.pixel_unshuffle(stacked.flatten(0, 1), PATCH).unflatten(0, (batch, frames)).transpose(1, 2)
+    patched = F.pixel_unshuffle(stacked.flatten(0, 1), PATCH)
+    heard = conditions.audio[:, conditions.audio.shape[1] // 2, :AUDIO_CHANNELS, None, None]
+    patched = torch.cat([patched, heard.expand(-1, -1, *patched.shape[-2:]).to(patched)], dim=1)
+    patched = patched.unflatten(0, (batch, frames)).transpose(1, 2)
     out = denoiser(patched, step, encoder_hidden_states=conditions.audio).sample.transpose(1, 2)
     change = F.pixel_shuffle(out.flatten(0, 1), PATCH).unflatten(0, (batch, frames))
     return torch.where(mask > 0, reference, masked) + change

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from privfedtalk_flare.data.cache import CachedClip, cache_clip
-from privfedtalk_flare.evaluation.identity import IdentityEmbedder, build_embedder
+from privfedtalk_flare.evaluation.identity import IdentityEmbedder, build_embedder, load_embedder
 from privfedtalk_flare.generator.codec import encode, set_latent_scale, to_tensor
-from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, save_pipeline
+from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline, save_pipeline
 from privfedtalk_flare.settings import BackboneSettings, DataSettings, TrainingSettings
 from privfedtalk_flare.training.backbone import train_codec, train_identity, train_talking
 from privfedtalk_flare.training.corpus import IdentityClips, gather
@@ -43,9 +43,12 @@ class BackboneReply:
 class Backbone:
     """The parts under training, with their weights by name."""
 
-    def __init__(self, seed: int) -> None:
-        self.generator = TalkingHeadPipeline.build(seed)
-        self.embedder: IdentityEmbedder = build_embedder(seed)
+    def __init__(self, seed: int, start: str = "") -> None:
+        self.generator = load_pipeline(start) if start else TalkingHeadPipeline.build(seed)
+        self.embedder: IdentityEmbedder = load_embedder(start) if start else build_embedder(seed)
+        for part in ("codec", "identity", "denoiser"):
+            for module in self.modules(part).values():
+                module.requires_grad_(True)
 
     def modules(self, part: str) -> dict[str, nn.Module]:
         """The modules of a part, by the name that prefixes their weights."""
@@ -69,15 +72,16 @@ class Backbone:
             set_latent_scale(self.generator.codec, *moments)
 
 
-def save_backbone(weights: Mapping[str, Mapping[str, np.ndarray]], folder: Path) -> None:
+def save_backbone(weights: Mapping[str, Mapping[str, np.ndarray]], folder: Path, start: str = "") -> None:
     """Writes the parts as a folder that `load_pipeline` and `load_embedder` read, in fp16 safetensors.
 
-    Raises ValueError naming the parts that are missing: a generator is whole or it is not saved.
+    Parts that were not trained come from backbone `start`; without one ValueError names them: a generator is whole or
+    it is not saved.
     """
     missing = [part for part in ("codec", "identity", "denoiser") if part not in weights]
-    if missing:
-        raise ValueError(f"backbone: no weights of {', '.join(missing)}; train every part before saving")
-    backbone = Backbone(seed=0)
+    if missing and not start:
+        raise ValueError(f"backbone: no weights of {', '.join(missing)}; train every part, or name a `start`")
+    backbone = Backbone(seed=0, start=start)
     for part, tensors in weights.items():
         backbone.load(part, tensors)
     save_pipeline(backbone.generator, folder)
@@ -91,7 +95,7 @@ class BackboneSite:
                  settings: BackboneSettings, log: Callable[[str], None]) -> None:
         self.site, self.place, self.data, self.training, self.settings = site, place, data, training, settings
         self.log = log
-        self.backbone = Backbone(settings.seed)
+        self.backbone = Backbone(settings.seed, settings.start)
 
     @cached_property
     def people(self) -> list[IdentityClips]:

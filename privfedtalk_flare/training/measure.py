@@ -13,7 +13,7 @@ from privfedtalk_flare.data.clips import find_clips, load_clip
 from privfedtalk_flare.data.synthetic import Person, write_corpus
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.identity import embed, load_embedder
-from privfedtalk_flare.evaluation.metrics import clip_metrics, psnr_mask
+from privfedtalk_flare.evaluation.metrics import clip_metrics, psnr_mask, sync
 from privfedtalk_flare.generator.codec import decode, encode, to_frames, to_tensor
 from privfedtalk_flare.generator.pipeline import ASSETS, load_pipeline
 from privfedtalk_flare.training.validation import pixel_mask
@@ -25,8 +25,9 @@ SEED = 4040
 def measure_backbone(folder: str, people: int = 8) -> dict[str, float]:
     """Means over `people` people, two clips each: the first gives the reference, the second is generated.
 
-    Returns the metrics of `evaluation.metrics`, `codec_psnr_mask` in dB (decoded against real), and of the embedder
-    `verification_auc` (same person in another clip against other people) and `different_cosine`.
+    Returns the metrics of `evaluation.metrics`; `codec_psnr_mask` in dB (decoded against real); how well the mouth
+    follows another person's speech when driven by it (`swapped_follows`) and its own, unheard (`swapped_original`); of
+    the embedder `verification_auc` (same person in another clip against other people) and `different_cosine`.
     """
     pipeline, embedder = load_pipeline(folder), load_embedder(folder)
     mask = pixel_mask(int(pipeline.config.size))
@@ -34,12 +35,16 @@ def measure_backbone(folder: str, people: int = 8) -> dict[str, float]:
     with TemporaryDirectory() as corpus:
         write_corpus(Path(corpus), [Person.draw(SEED, i) for i in range(people)], clips=2, seconds=3.0)
         clips = [load_clip(file) for file in find_clips(Path(corpus))]
-    for known, target in zip(clips[::2], clips[1::2], strict=True):
+    targets = clips[1::2]
+    for known, target, other in zip(clips[::2], targets, [*targets[1:], targets[0]], strict=True):
         generated = pipeline(target.frames, known.frames[0], target.audio)
         row = clip_metrics(generated, target.frames, mask, target.aperture, mouth_aperture,
                            lambda frames: embed(embedder, frames), embed(embedder, target.frames))
         decoded = to_frames(decode(pipeline.codec, encode(pipeline.codec, to_tensor(target.frames[::5]))))
-        rows.append(row | {"codec_psnr_mask": psnr_mask(decoded, target.frames[::5], mask)})
+        swapped = mouth_aperture(pipeline(target.frames, known.frames[0], other.audio))
+        rows.append(row | {"codec_psnr_mask": psnr_mask(decoded, target.frames[::5], mask),
+                           "swapped_follows": sync(swapped, other.aperture),
+                           "swapped_original": sync(swapped, target.aperture)})
     means = {name: round(float(np.nanmean([row[name] for row in rows])), 4) for name in rows[0]}
     return means | verification([embed(embedder, c.frames[::10]) for c in clips])
 

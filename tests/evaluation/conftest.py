@@ -4,6 +4,7 @@ import pytest
 from privfedtalk_flare.data.clips import ClipFile, load_clip
 from privfedtalk_flare.data.portrait import SIZE, mask_box
 from privfedtalk_flare.data.synthetic import Person, write_corpus
+from privfedtalk_flare.evaluation.aperture import face_area
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +12,11 @@ def mask():
     made = np.zeros((SIZE, SIZE), bool)
     made[mask_box(SIZE)] = True
     return made
+
+
+@pytest.fixture(scope="session")
+def area():
+    return face_area(SIZE)
 
 
 @pytest.fixture(scope="session")
