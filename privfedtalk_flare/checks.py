@@ -7,6 +7,7 @@ import math
 from privfedtalk_flare.encryption.keys import check_ckks
 from privfedtalk_flare.settings import (
     AdapterSettings,
+    DataSettings,
     EncryptionSettings,
     PrivacySettings,
     ReliabilitySettings,
@@ -18,25 +19,38 @@ MAX_SEALED_GAMMA = 2.0
 
 
 def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings,
-              encryption: EncryptionSettings, rounds: RoundSettings, sites: int | None = None) -> list[str]:
+              encryption: EncryptionSettings, rounds: RoundSettings, sites: int | None = None, *,
+              data: DataSettings | None = None) -> list[str]:
     """Raises `SettingsError` on a combination that would break a promise; returns warnings, each a sentence.
 
     `sites`: how many take part, where known; None is checked as the worst case, one site with all the weight.
     """
-    private = privacy.mechanism == "gaussian"
-    if private and adapter.train == "both":
+    check_private(adapter, reliability, privacy)
+    if data is not None and not data.held_out and set(rounds.phases) != {"backbone"}:
+        raise SettingsError(f"data.held_out 0 does not go with rounds.phases {list(rounds.phases)}: scores and metrics "
+                            "need a held-out clip of each person; use 1 or more")
+    if encryption.scheme == "ckks":
+        check_ckks(encryption)
+        _check_range(privacy, encryption, rounds, reliability, sites)
+    return _warnings(reliability, privacy, sites)
+
+
+def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings) -> None:
+    """Raises `SettingsError` where noise would not carry its promise. Sites check this too, whoever built the job."""
+    if privacy.mechanism != "gaussian":
+        if reliability.mode == "metadata" and reliability.release == "noised":
+            raise SettingsError("reliability.release 'noised' does not go with privacy.mechanism 'off', which accounts "
+                                "for no noise; use reliability.release 'coarse', or privacy.mechanism 'gaussian'")
+        return
+    if adapter.train == "both":
         raise SettingsError("adapter.train 'both' does not go with privacy.mechanism 'gaussian': the product of two "
                             "noisy factors is no Gaussian release; use adapter.train 'b', or privacy.mechanism 'off'")
-    if private and privacy.noise == "distributed":
+    if privacy.noise == "distributed":
         if reliability.mode == "metadata":
             raise SettingsError("privacy.noise 'distributed' does not go with reliability.mode 'metadata': unequal "
                                 "weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise 'local'")
         raise SettingsError(f"privacy.noise 'distributed' with reliability.mode {reliability.mode!r} needs a poll of "
                             "the honest sites before training, which this version does not hold; use 'local'")
-    if encryption.scheme == "ckks":
-        check_ckks(encryption)
-        _check_range(privacy, encryption, rounds, reliability, sites)
-    return _warnings(reliability, privacy, sites)
 
 
 def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, rounds: RoundSettings,
@@ -68,5 +82,6 @@ def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings, sites:
         warnings.append(f"reliability.gamma {reliability.gamma:g} with reliability.mode 'sealed' shrinks the signal to "
                         f"almost nothing; keep it at or below {MAX_SEALED_GAMMA:g}")
     if reliability.mode == "metadata" and (sites is None or sites <= 2):
-        warnings.append("with two sites no share cap applies: each holds the weight that its score and count claim")
+        warnings.append("at two sites or fewer no share cap applies: each holds the weight that its score and "
+                        "count claim")
     return warnings

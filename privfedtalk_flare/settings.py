@@ -87,7 +87,7 @@ class PrivacySettings:
     mechanism: str = setting("gaussian", "what protects an identity's update", choices=("gaussian", "off"))
     noise: str = setting("local", "who adds the noise", choices=("local", "distributed"))
     noise_multiplier: float = setting(1.0, "sigma: noise in units of the clip norm", low=1e-3)
-    clip_norm: float = setting(0.1, "C: largest L2 norm of an identity's update", low=1e-9)
+    clip_norm: float = setting(0.004, "C: largest L2 norm of an identity's update", low=1e-9)
     score_noise_multiplier: float = setting(1.0, "sigma_s, with release 'noised'", low=1e-3)
     delta: float = setting(1e-5, "the delta at which epsilon is stated", low=1e-12, high=0.5)
 

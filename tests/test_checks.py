@@ -3,6 +3,7 @@ import pytest
 from privfedtalk_flare.checks import check_job
 from privfedtalk_flare.settings import (
     AdapterSettings,
+    DataSettings,
     EncryptionSettings,
     PrivacySettings,
     ReliabilitySettings,
@@ -11,10 +12,10 @@ from privfedtalk_flare.settings import (
 )
 
 
-def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2):
+def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2, data=None):
     return check_job(AdapterSettings(**adapter or {}), ReliabilitySettings(**reliability or {}),
                      PrivacySettings(**privacy or {}), EncryptionSettings(**encryption or {}),
-                     RoundSettings(**rounds or {}), sites)
+                     RoundSettings(**rounds or {}), sites, data=DataSettings(**data or {}))
 
 
 def test_the_shipped_settings_go_together():
@@ -27,6 +28,9 @@ def test_the_shipped_settings_go_together():
     ({"privacy": {"noise": "distributed"}}, ["privacy.noise 'distributed'", "reliability.mode 'metadata'"]),
     ({"privacy": {"noise": "distributed"}, "reliability": {"mode": "uniform"}},
      ["privacy.noise 'distributed'", "reliability.mode 'uniform'"]),
+    ({"privacy": {"mechanism": "off"}, "reliability": {"release": "noised"}},
+     ["reliability.release 'noised'", "privacy.mechanism 'off'"]),
+    ({"data": {"held_out": 0}}, ["data.held_out 0", "rounds.phases ['adapter', 'personalize', 'validate']"]),
     ({"privacy": {"clip_norm": 100.0}, "rounds": {"rounds": 50}},
      ["privacy.clip_norm 100", "rounds.rounds 50", "encryption.primes"]),
     ({"privacy": {"noise_multiplier": 500.0, "clip_norm": 10.0}},
@@ -47,6 +51,7 @@ def test_what_does_not_go_together_is_refused_by_name(settings, named):
 
 def test_the_same_is_fine_where_nothing_is_promised():
     check(adapter={"train": "both"}, privacy={"mechanism": "off"})
+    check(data={"held_out": 0}, rounds={"phases": ("backbone",)})
     check(encryption={"scheme": "off"}, privacy={"clip_norm": 100.0}, rounds={"rounds": 50})
 
 

@@ -25,6 +25,9 @@ _PLACES = (FILE_NAME, f"workspace/{FILE_NAME}", f"server/*/{FILE_NAME}", f"*/wor
            f"*/server/*/{FILE_NAME}", f"*/prod_*/*/*/{FILE_NAME}", f"prod_*/*/*/{FILE_NAME}")
 """Where a run folder keeps it: itself, a downloaded job, the simulator's workspace, folders of these, a POC."""
 
+_LARGEST = 1e9
+"""More than any metric or number of people: a site that sends more is wrong, and sums would overflow."""
+
 Rows = dict[str, dict[str, dict[str, float]]]
 """row -> metric -> {"mean", "std", "n"}."""
 
@@ -131,7 +134,7 @@ def pool_rows(sites: Iterable[Rows]) -> Rows:
                     raise SummaryError(f"unknown metric {row}/{name}; the choices are {', '.join(ROWS)} and "
                                        f"{', '.join(METRICS)}")
                 mean, std, n = (told.get(key) for key in ("mean", "std", "n"))
-                if not (all(isinstance(v, (int, float)) and math.isfinite(v) for v in (mean, std, n))
+                if not (all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in (mean, std, n))
                         and std >= 0 and n >= 1 and n == int(n)):
                     raise SummaryError(f"{row}/{name}: not a statistic: {dict(told)!r:.80}")
                 parts.setdefault((row, name), []).append((mean, std, int(n)))

@@ -85,7 +85,7 @@ def _number(value: float | str | None, form: str) -> str:
 
 
 def epsilon_words(summary: Summary) -> list[str]:
-    """What the last round's epsilon covers, and what not (PROTOCOL, "The privacy account")."""
+    """What the last round's epsilon covers; its own words say what not (PROTOCOL, "The privacy account")."""
     last = summary.rounds[-1]
     stated = {view: value for view, value in last.epsilon.items() if value is not None}
     if not stated:
@@ -97,9 +97,6 @@ def epsilon_words(summary: Summary) -> list[str]:
         lines.append(f"Epsilon (at delta {last.delta:g}) is for one identity's part in all rounds so far. receiv: "
                      "whoever holds the decrypted adapter; server: the server alone, as long as the encryption holds; "
                      "both: the server together with a site.")
-        if any("score" in told for told in last.sites.values()) and summary.settings.get("release") != "noised":
-            lines.append("Scores (rounded to 1/16) and clip counts are public metadata, at most 4 bits a round and "
-                         "site: they lie outside the (epsilon, delta) guarantee, which is given them.")
     return [*lines, last.words] if last.words else lines
 
 

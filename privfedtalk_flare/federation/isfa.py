@@ -24,7 +24,7 @@ def check_scalars(score: object, count: object, *, max_clips: int, where: str = 
     """The (score, count) of a `metadata` reply, or `ScalarError`: a score lies on the grid of 1/16 in [0, 1], a count
     is an integer in [1, n_max]. What is out of range is refused, because clamping it would be a liar's best answer.
     """
-    if isinstance(score, bool) or not isinstance(score, Real) or not math.isfinite(score):
+    if isinstance(score, bool) or not isinstance(score, Real) or not -math.inf < score < math.inf:
         raise ScalarError(f"{where}: score {score!r} is not a finite number; it must lie in [0, 1]")
     if not 0 <= score <= 1:
         raise ScalarError(f"{where}: score {score!r} is out of range; it must lie in [0, 1]")

@@ -20,7 +20,8 @@ from privfedtalk_flare.federation.isfa import ScalarError, check_scalars, isfa_w
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
-from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, parse
+from privfedtalk_flare.flare.scalars import MOST, whole
+from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, RoundSettings, SettingsError, parse
 
 if TYPE_CHECKING:
     import tenseal
@@ -70,12 +71,18 @@ class ISFAAggregator(ModelAggregator):
         self.stats: dict[str, dict[str, Any]] = {}
         self.step_variance = 0.0
         self.cap: float | None = None
-        self.capped = False
 
     @property
     def bytes_down(self) -> int:
         """Bytes of theta as it is broadcast; 0 before the first round."""
         return sum(int(array.nbytes) for array in (self.theta or {}).values())
+
+    def check_rounds(self, rounds: RoundSettings) -> None:
+        """Raises `SettingsError` where the controller's settings are not this component's."""
+        for name in ("eta", "min_sites"):
+            if (own := getattr(self, name)) != (said := getattr(rounds, name)):
+                raise SettingsError(f"rounds.{name} is {said!r}, but the component that sums the updates has {name} "
+                                    f"{own!r}; set both alike in config_fed_server.json")
 
     def reset_stats(self) -> None:
         """Forgets the replies of the last round; theta, key id and spec stay."""
@@ -140,8 +147,8 @@ class ISFAAggregator(ModelAggregator):
             if not isinstance(value, str) or (self._header and not value and (key != p.KEY_ID or self._encrypted)):
                 raise _Refused(f"header: {key} is {value!r}; a reply must say its own")
         identities = meta.get(p.IDENTITIES, None if self._header else 1)
-        if isinstance(identities, bool) or not isinstance(identities, int) or identities < 1:
-            raise _Refused(f"identities {identities!r} is not an integer of at least 1")
+        if not whole(identities, 1):
+            raise _Refused(f"identities {identities!r} is not an integer in [1, {MOST}]")
         score, count = self._scalars(meta)
         payload, size = self._payload(params, meta.get(p.VALUES))
         sent = sum(len(chunk) for chunk in payload) if self._encrypted else int(payload.nbytes)
@@ -156,8 +163,8 @@ class ISFAAggregator(ModelAggregator):
 
     def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes] | np.ndarray, int]:
         """The update, checked, and D: the one this run has settled on, else the one that the reply says or shows."""
-        if said is not None and (isinstance(said, bool) or not isinstance(said, int) or said < 1):
-            raise _Refused(f"{p.VALUES} {said!r} is not an integer of at least 1")
+        if said is not None and not whole(said, 1):
+            raise _Refused(f"{p.VALUES} {said!r} is not an integer in [1, {MOST}]")
         if self._encrypted:
             try:
                 context = self._server_context()
@@ -202,13 +209,10 @@ class ISFAAggregator(ModelAggregator):
         settings = self._reliability
         self.cap = share_cap(len(replies), settings.max_share) if settings.mode == "metadata" else None
         if settings.mode != "metadata":
-            self.capped = False
             return uniform(replies)
-        weights = isfa_weights({site: r.score for site, r in replies.items()},
-                               {site: r.count for site, r in replies.items()}, gamma=settings.gamma,
-                               max_clips=settings.max_clips, max_share=settings.max_share)
-        self.capped = self.cap is not None and max(weights.values()) >= self.cap * (1 - 1e-9)
-        return weights
+        return isfa_weights({site: r.score for site, r in replies.items()},
+                            {site: r.count for site, r in replies.items()}, gamma=settings.gamma,
+                            max_clips=settings.max_clips, max_share=settings.max_share)
 
     def _server_context(self) -> tenseal.Context:
         if self._context is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -63,8 +64,10 @@ def average_replies(replies: list[FLModel], min_sites: int,
         try:
             like = next(iter(weights.values()), None)
             check_weights(reply.params, reply.meta.get(p.COUNT), like, site)
-            losses[site] = float(reply.meta.get(p.LOSS, np.nan))
-        except (AveragingError, TypeError, ValueError) as error:
+            losses[site] = float(reply.meta[p.LOSS])
+            if not math.isfinite(losses[site]):
+                raise AveragingError(f"{site}: its loss {losses[site]} is not finite")
+        except (AveragingError, KeyError, TypeError, ValueError) as error:
             refuse(site, str(error))
             continue
         weights[site], counts[site] = reply.params, reply.meta[p.COUNT]

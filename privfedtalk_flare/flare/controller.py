@@ -6,6 +6,7 @@ import math
 import secrets
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,11 +26,12 @@ from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
-from privfedtalk_flare.flare.lines import round_line, say, shown_settings, start_line
-from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon
-from privfedtalk_flare.flare.sections import section
+from privfedtalk_flare.flare.lines import round_line, round_words, say, shown_settings, start_line
+from privfedtalk_flare.flare.record import RunRecord, save_round, shown_sites, worst_epsilon
+from privfedtalk_flare.flare.scalars import fault_of, metrics
+from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, workspace_of
-from privfedtalk_flare.privacy.words import handful_words
+from privfedtalk_flare.flare.steps import StepLog
 from privfedtalk_flare.settings import BackboneSettings, PrivacySettings, ReliabilitySettings, RoundSettings
 
 
@@ -56,14 +58,16 @@ class PrivFedTalkController(ModelController):
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
         self._record = RunRecord(psutil.Process().create_time(),
                                  shown_settings(self._rounds, self._reliability, self._privacy))
-        self._carried: list[str] = []
-        self._after: list[str] = []
-        self._step_noise = 0.0
+        self._steps = StepLog()
+        self._before: tuple[Mapping[str, Any] | None, StepLog] = (None, self._steps)
+        self._statuses: Counter[str] = Counter()
+        self._people = 0
         self._answered = False
 
     def run(self) -> None:
         """All phases, in order. `summary.json` is written after each, so an aborted run keeps what it has."""
         self._aggregator = self.get_component(self.aggregator_id)
+        self._aggregator.check_rounds(self._rounds)
         folder = place_of(self.fl_ctx).output
         say(start_line(self._sites(), self._rounds, self._reliability, self._privacy))
         for phase in self._rounds.phases:
@@ -88,63 +92,59 @@ class PrivFedTalkController(ModelController):
             began = time.time()
             sites, header = self._sites(), self._header(number)
             self._aggregator.begin_round(header, sites)
-            replies = self._ask(p.TASK_ADAPTER, self._theta(), {**header, **self._about_theta()}, sites)
+            replies = self._ask_with_theta(p.TASK_ADAPTER, header, sites)
             good = [r for r in replies if not self._aggregator.accept_model(r)]
-            summing = time.time()
+            summing, before = time.time(), (self._aggregator.theta, replace(self._steps))
             try:
                 self._aggregator.aggregate_model()
             finally:
                 self._record.notes += [f"round {number}: {site} refused: {reason}"
                                        for site, reason in self._aggregator.refused.items()]
+            self._before = before
             self._took_step(number, header, good, {"wall": time.time() - began, "aggregate": time.time() - summing})
             say(round_line(self._record.rounds[-1], total, self._reliability, self._aggregator.cap))
 
     def _took_step(self, number: int, header: Mapping[str, Any], good: list[FLModel],
                    seconds: dict[str, float]) -> None:
         """Records a finished round and writes the server's state of it."""
-        aggregator, shown = self._aggregator, ("weight", "score", "count", "bytes_up", "bytes_down")
-        if self._reliability.mode == "sealed":
-            shown = shown[3:]
-        sites = {site: {key: value for key, value in {**told, "bytes_down": aggregator.bytes_down}.items()
-                        if key in shown and value is not None} for site, told in aggregator.stats.items()}
+        aggregator = self._aggregator
+        sites = shown_sites(aggregator.stats, aggregator.bytes_down, self._reliability.mode)
+        self._people = sum(told["identities"] for told in aggregator.stats.values())
         entry = Round(round=number, epsilon=worst_epsilon(r.meta.get(p.EPSILON) for r in good),
                       delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites)
-        self._record.rounds.append(entry)
-        self._after, self._carried = self._carried, []
+        self._record.rounds.append(self._worded(entry))
         self._record.values = aggregator.values
-        self._people = sum(told["identities"] for told in aggregator.stats.values())
-        if self._private:
-            spread = math.sqrt(aggregator.step_variance) * self._privacy.noise_multiplier * self._privacy.clip_norm
-            self._step_noise = self._rounds.eta * spread
+        noise = self._privacy.noise_multiplier * self._privacy.clip_norm if self._private else 0.0
+        self._steps.took(self._rounds.eta, noise * math.sqrt(aggregator.step_variance))
         save_round(place_of(self.fl_ctx).state / "rounds", header[p.JOB], aggregator.theta,
                    {"header": dict(header), "rounds": [asdict(entry) for entry in self._record.rounds]})
-        self._track({f"weight/{site}": told["weight"] for site, told in sites.items() if "weight" in told}, number)
-        self._track({f"epsilon/{view}": value for view, value in entry.epsilon.items()
-                     if isinstance(value, float)}, number)
-        self._track({f"seconds/{what}": value for what, value in seconds.items()}, number)
+        self._track(tracking.of_round(entry), number)
 
     def _personalize(self) -> None:
-        for reply in self._ask_with_theta(p.TASK_PERSONALIZE):
-            site = reply.meta["client_name"]
-            self._record.adapters += [f"{site}:{name}" for name in reply.meta.get(p.ADAPTERS, [])]
-            metrics = (reply.metrics or {}).get(p.METRICS, {})
-            say(f"{site} personalised {reply.meta.get(p.IDENTITIES)} people  "
-                      + "  ".join(f"{name} {value:.3g}" for name, value in metrics.items()))
+        for reply in self._ask_all(p.TASK_PERSONALIZE):
+            site, told = reply.meta["client_name"], (reply.metrics or {}).get(p.METRICS)
+            if not metrics(told):
+                self._refuse(site, "its metrics are no finite numbers by name")
+                continue
+            names = reply.meta.get(p.ADAPTERS, [])
+            self._record.adapters += [f"{site}:{name}" for name in names]
+            say(f"{site} personalised {len(names)} people  "
+                + "  ".join(f"{name} {value:.3g}" for name, value in told.items()))
 
     def _validate(self) -> None:
-        for reply in self._ask_with_theta(p.TASK_VALIDATE):
+        for reply in self._ask_all(p.TASK_VALIDATE):
             site = reply.meta["client_name"]
             rows = (reply.metrics or {}).get("rows", {})
             try:
                 pool_rows([rows])
-            except (SummaryError, AttributeError) as error:
+            except (SummaryError, AttributeError, TypeError) as error:
                 self._refuse(site, f"its metrics: {error}")
                 continue
             self._record.site_rows[site] = rows
             self._record.videos += [f"{site}:{name}" for name in reply.meta.get(p.VIDEOS, [])]
             say(f"{site} validated {reply.meta.get(p.IDENTITIES)} people")
-        for row, metrics in self._record.summary().rows.items():
-            self._track({f"metric/{row}/{name}": told["mean"] for name, told in metrics.items()}, 0)
+        for row, table in self._record.summary().rows.items():
+            self._track({f"metric/{row}/{name}": told["mean"] for name, told in table.items()}, 0)
 
     def _train_backbone(self) -> None:
         def ask(weights: Mapping[str, Any], meta: Mapping[str, Any], number: int) -> list[FLModel]:
@@ -158,8 +158,6 @@ class PrivFedTalkController(ModelController):
         backbone_phase.save(weights, losses, self._backbone, folder, config)
         say(f"backbone written to {folder}")
 
-    # Asking
-
     def _sites(self) -> list[str]:
         return sorted(client.name for client in self.engine.get_clients())
 
@@ -168,15 +166,21 @@ class PrivFedTalkController(ModelController):
         known = {key: getattr(self._aggregator, key, None) or "" for key in (p.SPEC, p.BACKBONE, p.KEY_ID)}
         return {p.JOB: self.fl_ctx.get_job_id(), p.ROUND: number, p.NONCE: secrets.token_hex(16), **known}
 
-    def _theta(self) -> dict[str, Any]:
-        return self._aggregator.theta or {}
+    def _ask_with_theta(self, task: str, header: Mapping[str, Any], sites: list[str]) -> list[FLModel]:
+        """Asks `sites` about theta. Where most refuse its last step, that step is taken back, and the phase ends."""
+        theta = self._aggregator.theta or {}
+        about = {p.ZERO: not theta, **self._steps.told(),
+                 p.AGREED: {"privacy": plain(self._privacy), "reliability": plain(self._reliability)}}
+        good = self._ask(task, theta, {**header, **about}, sites)
+        self._steps.carried.append(header[p.NONCE])
+        if 2 * self._statuses[p.STATUS_STEP_REFUSED] > len(sites):
+            self._aggregator.theta, self._steps = self._before
+            raise AveragingError("most sites refused the last step of the shared adapter, which was taken back; each "
+                                 "of them waits for its operator, and its own log says why")
+        return good
 
-    def _about_theta(self) -> dict[str, Any]:
-        return {p.ZERO: not self._theta(), p.AFTER: self._after, p.STEP_NOISE: self._step_noise}
-
-    def _ask_with_theta(self, task: str) -> list[FLModel]:
-        header = self._header(len(self._record.rounds) + 1)
-        good = self._ask(task, self._theta(), {**header, **self._about_theta()}, self._sites())
+    def _ask_all(self, task: str) -> list[FLModel]:
+        good = self._ask_with_theta(task, self._header(len(self._record.rounds) + 1), self._sites())
         if len(good) < self._rounds.min_sites:
             self._note(f"{task}: {len(good)} good replies, min_sites is {self._rounds.min_sites}")
         return good
@@ -185,32 +189,31 @@ class PrivFedTalkController(ModelController):
         """Broadcasts a task to `sites` and returns the replies that echo its header; the others are refused."""
         number = int(meta[p.ROUND])
         data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=number, meta=meta)
+        self._statuses.clear()
         replies = self.broadcast_model(data, task_name=task, targets=sites, timeout=math.ceil(self._rounds.timeout))
-        if task != p.TASK_BACKBONE:
-            self._carried.append(meta[p.NONCE])
         good = []
         for reply in replies:
             self._record.worked(reply.meta.get(p.BUSY))
-            wrong = next((key for key in p.HEADER if meta[key] != "" and reply.meta.get(key) != meta[key]), None)
-            if wrong is None:
-                good.append(reply)
+            if reason := fault_of(reply.meta, meta):
+                self._refuse(reply.meta["client_name"], reason)
             else:
-                self._refuse(reply.meta["client_name"], f"{wrong} is {reply.meta.get(wrong)!r}, not {meta[wrong]!r}")
+                good.append(reply)
         self._answered = self._answered or bool(good)
         self._learn_snr(good)
         return sorted(good, key=lambda reply: reply.meta["client_name"])
 
     def _learn_snr(self, replies: list[FLModel]) -> None:
         """Sites that hold the decrypted adapter say the signal-to-noise ratio of the step before this task."""
-        told = [r.meta[p.SNR] for r in replies if isinstance(r.meta.get(p.SNR), float) and r.meta[p.SNR] >= 0]
+        told = [r.meta[p.SNR] for r in replies if p.SNR in r.meta]
         last = self._record.rounds[-1] if self._record.rounds else None
         if not told or last is None or last.snr is not None:
             return
-        snr, epsilon = statistics.median(told), last.epsilon["receivers"]
-        words = handful_words(self._people, snr, epsilon if isinstance(epsilon, float) else math.inf)
-        self._record.rounds[-1] = replace(last, snr=snr, words=words)
-        self._track({"snr": snr}, last.round)
-        say(f"round {last.round}/{self._rounds.rounds}  snr {snr:.3f}  {words}")
+        self._record.rounds[-1] = last = self._worded(replace(last, snr=statistics.median(told)))
+        self._track({"snr": last.snr}, last.round)
+        say(f"round {last.round}/{self._rounds.rounds}  snr {last.snr:.3f}  {last.words}")
+
+    def _worded(self, entry: Round) -> Round:
+        return replace(entry, words=round_words(entry, self._people, self._reliability, self._rounds.phases))
 
     def _accept_train_result(self, client_name: str, result: Shareable, fl_ctx: FLContext,
                              is_unknown_task: bool = False) -> bool:
@@ -224,6 +227,7 @@ class PrivFedTalkController(ModelController):
             meta = {}
         status = meta.get(p.STATUS)
         self._record.worked(meta.get(p.BUSY))
+        self._statuses[str(status)] += 1
         self._refuse(client_name, status if status in p.STATUSES else f"return code {rc}")
         return False
 
@@ -231,8 +235,6 @@ class PrivFedTalkController(ModelController):
                                        fl_ctx: FLContext) -> None:
         """A reply that came after its task had ended."""
         self._refuse(client.name, f"its reply to {task_name} came too late")
-
-    # Telling
 
     def _refuse(self, site: str, reason: str) -> None:
         self._note(f"{site} refused: {reason}")

@@ -14,14 +14,15 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from privfedtalk_flare.checks import check_private
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.failures import HeaderError, answer_to
 from privfedtalk_flare.flare.lines import say
 from privfedtalk_flare.flare.replies import raw_reply, status_reply
-from privfedtalk_flare.flare.sections import section
+from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, threads_of
-from privfedtalk_flare.flare.steps import snr_since
+from privfedtalk_flare.flare.steps import follow, refuse_if_stopped
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -41,7 +42,8 @@ class PrivFedTalkExecutor(Executor):
     Args:
         data: `DataSettings`. adapter: `AdapterSettings`. training: `TrainingSettings` of an adapter round.
         personalize: `TrainingSettings` of the identity adapters. reliability: `ReliabilitySettings`.
-        privacy: `PrivacySettings`, here only to know what may be tracked. backbone: `BackboneSettings`.
+        privacy: `PrivacySettings`, to know what may be tracked and how far theta can move.
+        backbone: `BackboneSettings`.
 
     FLARE may run every task in a fresh process: nothing is kept here that the site's `state` does not hold as well.
     """
@@ -59,8 +61,9 @@ class PrivFedTalkExecutor(Executor):
             "personalize": section(TrainingSettings, personalize, "personalize"),
             "reliability": section(ReliabilitySettings, reliability, "reliability"),
             "backbone": section(BackboneSettings, backbone, "backbone")}
-        private = section(PrivacySettings, privacy, "privacy").mechanism != "off"
-        self._allowed = tracking.SITE_WITH_DP if private else tracking.SITE
+        self._privacy = section(PrivacySettings, privacy, "privacy")
+        check_private(self._settings["adapter"], self._settings["reliability"], self._privacy)
+        self._allowed = tracking.SITE if self._privacy.mechanism == "off" else tracking.SITE_WITH_DP
         self._tasks = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                        p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
         self._work: Any = None
@@ -98,6 +101,7 @@ class PrivFedTalkExecutor(Executor):
 
     def _open(self, fl_ctx: FLContext) -> None:
         """Builds the site's work, once a process. Imports count as overhead."""
+        refuse_if_stopped(place_of(fl_ctx).state)
         if self._work is not None:
             return
         import torch
@@ -150,7 +154,8 @@ class PrivFedTalkExecutor(Executor):
                   fl_ctx: FLContext) -> tuple[np.ndarray, float | None]:
         """The shared adapter (D,) that came with the task, and the SNR of its last step; the clips are ready then.
 
-        Fills in what the server cannot know before the sites say it, and raises HeaderError on what does not agree.
+        Fills in what the server cannot know before the sites say it, and raises HeaderError on what does not agree,
+        `StepRefused` where theta came farther than it can.
         """
         with self._working():
             self._people = self._work.prepare()
@@ -161,10 +166,15 @@ class PrivFedTalkExecutor(Executor):
                 raise HeaderError(f"header {key}: the server says {header[key]!r}, this site has {mine!r}; all sites "
                                   f"must have the same backbone and adapter settings")
         header.update(own)
+        for name, theirs in (dxo.meta.get(p.AGREED) or {}).items():
+            mine = plain({"privacy": self._privacy, **self._settings}[name])
+            if differing := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
+                raise HeaderError(f"{name}: the server's settings differ from this site's in {', '.join(differing)}; "
+                                  "config_fed_server.json and config_fed_client.json must agree")
         theta = np.zeros(spec.size, np.float32) if dxo.meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
         if theta.shape != (spec.size,):
             raise HeaderError(f"the shared adapter has shape {theta.shape}, this site's {(spec.size,)}")
-        return theta, snr_since(theta, dxo.meta, self._place.output)
+        return theta, follow(theta, dxo.meta, self._place, self._privacy)
 
     def _track(self, fl_ctx: FLContext, step: int, **values: float | None) -> None:
         tags = {"seconds/training" if tag == "seconds" else tag: value for tag, value in values.items()}

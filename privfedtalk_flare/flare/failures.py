@@ -5,20 +5,30 @@ from __future__ import annotations
 from nvflare.apis.fl_constant import ReturnCode
 
 from privfedtalk_flare.flare.protocol import (
+    STATUS_BUDGET_SPENT,
     STATUS_DATA_ERROR,
     STATUS_FAILED,
     STATUS_MISSING_ASSET,
     STATUS_NO_CLIPS,
+    STATUS_NO_ENCRYPTION,
     STATUS_OUT_OF_MEMORY,
+    STATUS_STEP_REFUSED,
+    STATUS_STOPPED,
     STATUS_WRONG_HEADER,
 )
 
 _BY_NAME = {
     "NoClipsError": (ReturnCode.EMPTY_RESULT, STATUS_NO_CLIPS),
     "ClipError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_DATA_ERROR),
-    "MissingAssetError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_MISSING_ASSET),
     "FileNotFoundError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_MISSING_ASSET),
+    "CiphertextError": (ReturnCode.BAD_TASK_DATA, STATUS_DATA_ERROR),
+    "ChunkError": (ReturnCode.BAD_TASK_DATA, STATUS_DATA_ERROR),
     "HeaderError": (ReturnCode.BAD_TASK_DATA, STATUS_WRONG_HEADER),
+    "KeyFault": (ReturnCode.BAD_TASK_DATA, STATUS_WRONG_HEADER),
+    "PlainTaskError": (ReturnCode.BAD_TASK_DATA, STATUS_NO_ENCRYPTION),
+    "StepRefused": (ReturnCode.BAD_TASK_DATA, STATUS_STEP_REFUSED),
+    "Stopped": (ReturnCode.EXECUTION_EXCEPTION, STATUS_STOPPED),
+    "BudgetExceeded": (ReturnCode.EXECUTION_EXCEPTION, STATUS_BUDGET_SPENT),
     "MemoryError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_OUT_OF_MEMORY),
     "OutOfMemoryError": (ReturnCode.EXECUTION_EXCEPTION, STATUS_OUT_OF_MEMORY),
 }
@@ -27,6 +37,10 @@ _BY_NAME = {
 
 class HeaderError(ValueError):
     """A task meant for another job, adapter or backbone. The message names the key and both values."""
+
+
+class PlainTaskError(ValueError):
+    """A task of a job without encryption, at a site that demands it."""
 
 
 def answer_to(error: Exception) -> tuple[str, str]:

@@ -2,8 +2,9 @@
 
 In: `DecryptAdapter` opens the shared adapter, `ReserveRelease` books the release in the ledger before anything trains.
 Out: `PrivacyFilter` clips, averages and adds noise, `EncryptUpdate` encrypts, `EgressFilter` (egress.py) lets through
-what may leave. What a filter does not know it refuses: with a status word for the executor to answer with (in), or a
-`ContentBlockedException`, which FLARE answers with an error code and no content (out); the job goes on either way.
+what may leave. What a filter does not know it refuses: with a status word for the executor to answer with (in), or by
+blocking the result, which FLARE answers with an error code and no content (out); the job goes on either way, and the
+reason stays in the site's own log (guard.py).
 """
 
 from __future__ import annotations
@@ -13,23 +14,26 @@ from typing import Any
 
 import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
-from nvflare.apis.filter import ContentBlockedException, Filter
-from nvflare.apis.fl_constant import FLContextKey, ReturnCode
+from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
-from privfedtalk_flare.encryption.keys import KeyFault, check_key_id, key_id
-from privfedtalk_flare.encryption.packing import CiphertextError, decrypt, encrypt, held_values
+from privfedtalk_flare.encryption.keys import check_key_id, key_id
+from privfedtalk_flare.encryption.packing import decrypt, encrypt, held_values
 from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
+from privfedtalk_flare.flare.failures import PlainTaskError
+from privfedtalk_flare.flare.guard import ResultFilter, TaskFilter
 from privfedtalk_flare.flare.keys import client_context
-from privfedtalk_flare.flare.replies import RAW_KIND, RawUpdates, raw_reply, status_reply, without_payload
+from privfedtalk_flare.flare.replies import RAW_KIND, RawUpdates, raw_reply, status_reply
 from privfedtalk_flare.flare.site import place_of
+from privfedtalk_flare.flare.steps import check, refuse_if_stopped
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import Release, View
-from privfedtalk_flare.privacy.ledger import BudgetExceeded, Entry, Head, Ledger, LedgerError
+from privfedtalk_flare.privacy.ledger import Entry, Head, Ledger
 from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, parse
 
 __all__ = ["DecryptAdapter", "EgressFilter", "EncryptUpdate", "PrivacyFilter", "ReserveRelease", "raw_reply",
@@ -39,7 +43,7 @@ _RESERVATION = "privfedtalk_reservation"
 _ENCRYPTED = "privfedtalk_encrypted"
 
 
-class DecryptAdapter(Filter):
+class DecryptAdapter(TaskFilter):
     """Task data: ciphertext chunks -> {"plain": theta (D,) float32}. Round 0 says theta = 0 and carries nothing."""
 
     def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
@@ -47,28 +51,25 @@ class DecryptAdapter(Filter):
         self.encryption = encryption
         self._encryption = parse(EncryptionSettings, encryption, "encryption")
 
-    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+    def incoming(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        refuse_if_stopped(place_of(fl_ctx).state)
         dxo = from_shareable(shareable)
-        try:
-            context = client_context(fl_ctx, self._encryption)
-            if dxo.meta.get(p.ZERO):
-                if dxo.data:
-                    raise ChunkError(f"the task says theta is zero but carries {sorted(dxo.data)[:3]}")
-                if dxo.meta.get(p.KEY_ID):
-                    check_key_id(dxo.meta[p.KEY_ID], key_id(context), "task")
-            else:
-                check_key_id(dxo.meta.get(p.KEY_ID), key_id(context), "task")
-                chunks = from_params(dxo.data)
-                dxo.data = {p.PLAIN: decrypt(chunks, held_values(chunks, context), context)}
-        except (KeyFault, CiphertextError, ChunkError) as error:
-            status = p.STATUS_WRONG_HEADER if isinstance(error, KeyFault) else p.STATUS_DATA_ERROR
-            return _declined(self, shareable, fl_ctx, status, error)
+        context = client_context(fl_ctx, self._encryption)
+        if dxo.meta.get(p.ZERO):
+            if dxo.data:
+                raise ChunkError(f"the task says theta is zero but carries {sorted(dxo.data)[:3]}")
+            if dxo.meta.get(p.KEY_ID):
+                check_key_id(dxo.meta[p.KEY_ID], key_id(context), "task")
+        else:
+            check_key_id(dxo.meta.get(p.KEY_ID), key_id(context), "task")
+            chunks = from_params(dxo.data)
+            dxo.data = {p.PLAIN: decrypt(chunks, held_values(chunks, context), context)}
         fl_ctx.set_prop(_ENCRYPTED, True, private=True, sticky=False)
         return dxo.update_shareable(shareable)
 
 
-class ReserveRelease(Filter):
-    """Task data: books the coming release in the site's ledger, or makes the site decline, before anything trains.
+class ReserveRelease(TaskFilter):
+    """Task data: checks theta's step and books the coming release in the site's ledger, before anything trains.
 
     On task `backbone` it books a release without noise, as plain weights leave the site there.
     """
@@ -79,31 +80,30 @@ class ReserveRelease(Filter):
         self._privacy = parse(PrivacySettings, privacy, "privacy")
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
 
-    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        meta = from_shareable(shareable).meta
+    def incoming(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
+        dxo = from_shareable(shareable)
+        meta = dxo.meta
         if meta.get(p.STATUS, p.STATUS_OK) != p.STATUS_OK:
             return shareable
         phase = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         place = place_of(fl_ctx)
+        refuse_if_stopped(place.state)
         if phase == p.TASK_ADAPTER and place.require_encryption and not fl_ctx.get_prop(_ENCRYPTED, False):
-            return _declined(self, shareable, fl_ctx, p.STATUS_NO_ENCRYPTION,
-                             "this job sends updates unencrypted, and this site's privfedtalk.yaml requires encryption")
+            raise PlainTaskError("this job sends updates unencrypted, and this site's privfedtalk.yaml requires "
+                                 "encryption")
+        if phase == p.TASK_ADAPTER and p.MOVED in meta and p.PLAIN in dxo.data:  # FLARE's own FedAvg says no MOVED
+            check(np.asarray(dxo.data[p.PLAIN]), meta, place, self._privacy)
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
         entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
                       nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
                       clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta)
-        try:
-            ledger = Ledger(place.state)
-            views = ledger.reserve(entry, place.epsilon_max)
-        except BudgetExceeded as error:
-            return _declined(self, shareable, fl_ctx, p.STATUS_BUDGET_SPENT, error)
-        except LedgerError as error:
-            return _declined(self, shareable, fl_ctx, p.STATUS_FAILED, error)
+        ledger = Ledger(place.state)
+        views = ledger.reserve(entry, place.epsilon_max)
         fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head), private=True, sticky=False)
         return shareable
 
 
-class PrivacyFilter(Filter):
+class PrivacyFilter(ResultFilter):
     """Result of an adapter task: raw updates -> {"plain": u (D,) float32}, clipped, averaged and noised.
 
     Refuses a result for which `ReserveRelease` has booked no release in this very task. With mechanism `off` it
@@ -118,9 +118,7 @@ class PrivacyFilter(Filter):
         if self._privacy.mechanism == "gaussian" and self._privacy.noise != "local":
             raise ValueError(f"privacy.noise {self._privacy.noise!r} is not offered yet; the choices are local")
 
-    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        if shareable.get_return_code() != ReturnCode.OK:
-            return without_payload(shareable)
+    def outgoing(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
         raw = dxo.data.get("updates") if dxo.data_kind == RAW_KIND else None
         if not isinstance(raw, RawUpdates):
@@ -131,7 +129,7 @@ class PrivacyFilter(Filter):
         if not isinstance(reservation, _Reservation) or not reservation.covers(dxo.meta, wanted):
             raise ContentBlockedException("no release is booked in the ledger for this task; the job's task data "
                                           "filters of `adapter` must end with ReserveRelease, with the same settings")
-        vectors, scores, counts = self._usable(raw.take(), dxo.meta.get(p.VALUES), fl_ctx)
+        vectors, scores, counts = self._usable(raw.take(), dxo.meta.get(p.VALUES))
         m, settings = len(vectors), self._reliability
         weights = np.full(m, 1.0 / m)
         if settings.mode == "sealed":
@@ -149,8 +147,7 @@ class PrivacyFilter(Filter):
             meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
         return DXO(DataKind.WEIGHTS, data={p.PLAIN: update}, meta=meta).to_shareable()
 
-    def _usable(self, updates: tuple[Any, ...], size: object,
-                fl_ctx: FLContext) -> tuple[list[np.ndarray], list[float], list[int]]:
+    def _usable(self, updates: tuple[Any, ...], size: object) -> tuple[list[np.ndarray], list[float], list[int]]:
         """Vectors, scores and counts; a person whose training failed (values not finite) counts with zeros, score 0."""
         if not updates:
             raise ContentBlockedException("the executor returned no update")
@@ -160,8 +157,8 @@ class PrivacyFilter(Filter):
             if vector.shape != (size,):
                 raise ContentBlockedException(f"identity {number}: update of shape {vector.shape}, not ({size},)")
             if not np.isfinite(vector).all() or not 0 <= score <= 1:
-                self.log_warning(fl_ctx, f"identity {number} of {len(updates)}: update or score not finite, so its "
-                                         "training failed; it counts with zeros", fire_event=False)
+                self.logger.warning(f"identity {number} of {len(updates)}: update not finite or score not in [0, 1], "
+                                    "so its training failed; it counts with zeros")
                 vector, score = np.zeros(vector.shape, np.float32), 0.0
             vectors.append(vector)
             scores.append(score)
@@ -169,7 +166,7 @@ class PrivacyFilter(Filter):
         return vectors, scores, counts
 
 
-class EncryptUpdate(Filter):
+class EncryptUpdate(ResultFilter):
     """Result of an adapter task: {"plain": u (D,)} -> ciphertext chunks; writes this site's key id into the header."""
 
     def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
@@ -177,9 +174,7 @@ class EncryptUpdate(Filter):
         self.encryption = encryption
         self._encryption = parse(EncryptionSettings, encryption, "encryption")
 
-    def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        if shareable.get_return_code() != ReturnCode.OK:
-            return without_payload(shareable)
+    def outgoing(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
         if dxo.data_kind != DataKind.WEIGHTS or set(dxo.data) != {p.PLAIN}:
             raise ContentBlockedException(f"only {p.PLAIN!r} can be encrypted, got {dxo.data_kind!r}")
@@ -209,14 +204,5 @@ def _release(privacy: PrivacySettings, reliability: ReliabilitySettings, phase: 
         return Release(None)
     private = privacy.mechanism == "gaussian"
     score = {"metadata": reliability.release, "sealed": "sealed", "uniform": "none"}[reliability.mode]
-    if score == "noised" and not private:
-        score = "coarse"
     return Release(privacy.noise_multiplier if private else None, score,
                    privacy.score_noise_multiplier if score == "noised" else None)
-
-
-def _declined(own: Filter, shareable: Shareable, fl_ctx: FLContext, status: str, reason: object) -> Shareable:
-    """Task data without payload, with the status that the executor answers with; the reason is for the site's log."""
-    own.log_warning(fl_ctx, f"task declined ({status}): {reason}", fire_event=False)
-    dxo = from_shareable(shareable)
-    return DXO(dxo.data_kind, data={}, meta={**dxo.meta, p.STATUS: status}).update_shareable(shareable)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import Round
+from privfedtalk_flare.privacy.accountant import PUBLIC_METADATA
+from privfedtalk_flare.privacy.words import handful_words
 from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings, RoundSettings
 
 say = logging.getLogger("privfedtalk_flare.run").info
 """Prints one line of progress: a logger of its own, so that a console can show these and warnings alone."""
+
+_VIEWS = {"receivers": "receivers", "server": "server", "server_and_site": "server with a site"}
 
 
 def start_line(sites: list[str], rounds: RoundSettings, reliability: ReliabilitySettings,
@@ -46,6 +51,8 @@ def round_line(entry: Round, total: int, reliability: ReliabilitySettings, cap: 
     parts = [f"round {entry.round}/{total}"]
     for site, told in sorted(entry.sites.items()):
         known = [f"{key} {told[key]:.2f}" for key in ("weight", "score") if key in told]
+        if cap is not None and told.get("weight", 0.0) >= cap * (1 - 1e-9):
+            known.append("(share cap)")
         parts.append(" ".join([site, *known]) if known else f"{site} (sealed)")
     if cap is None and reliability.mode == "metadata":
         parts.append("no share cap")
@@ -55,10 +62,31 @@ def round_line(entry: Round, total: int, reliability: ReliabilitySettings, cap: 
 
 
 def epsilon_text(epsilon: Mapping[str, Any], reliability: ReliabilitySettings) -> str:
-    """Epsilon as receivers of the adapter see it, with what it does not cover."""
-    value = epsilon.get("receivers")
-    if value is None:
+    """Epsilon by who is looking, equal ones together, with what it does not cover."""
+    seen: dict[str, list[str]] = {}
+    for view, name in _VIEWS.items():
+        if (value := epsilon.get(view)) is not None:
+            seen.setdefault(value if isinstance(value, str) else f"{value:.2f}", []).append(name)
+    if not seen:
         return "epsilon not stated"
-    number = value if isinstance(value, str) else f"{value:.2f}"
-    coarse = reliability.mode == "metadata" and reliability.release == "coarse"
-    return f"epsilon {number} (receivers{', given public metadata' if coarse else ''})"
+    stated = "epsilon " + ", ".join(f"{number} ({', '.join(names)})" for number, names in seen.items())
+    return stated + (" given public metadata" if _public(reliability) else "")
+
+
+def round_words(entry: Round, people: int, reliability: ReliabilitySettings, phases: Sequence[str]) -> str:
+    """What a round's epsilon means for this many people, as far as it is known yet, and what it does not cover."""
+    epsilon = entry.epsilon.get("receivers")
+    if epsilon is None:
+        return ""
+    if isinstance(epsilon, str):
+        return handful_words(people, 0.0, math.inf)
+    texts = [handful_words(people, entry.snr, epsilon)] if entry.snr is not None else []
+    if _public(reliability):
+        texts.append(f"It is {PUBLIC_METADATA}.")
+    if "validate" in phases or "personalize" in phases:
+        texts.append("Metrics leave a site as means over people, without noise, and lie outside it too.")
+    return " ".join(texts)
+
+
+def _public(reliability: ReliabilitySettings) -> bool:
+    return reliability.mode == "metadata" and reliability.release == "coarse"

@@ -46,6 +46,10 @@ AFTER = "after"
 """Task of ENCRYPTED_TASKS: nonces of the broadcasts that carried the theta before its last step; [] in round 0."""
 STEP_NOISE = "step_noise"
 """Task of ENCRYPTED_TASKS: standard deviation, per coordinate, of the noise in theta's last step: eta sqrt(V)."""
+MOVED = "moved"
+"""Task of ENCRYPTED_TASKS: [sum of eta, sum of eta^2 V] of all steps since theta = 0, for the receivers' norm check."""
+AGREED = "agreed"
+"""Task of ENCRYPTED_TASKS: the server's copy of the settings that sites must have as well, section -> mapping."""
 VIDEOS = "videos"
 ADAPTERS = "adapters"
 """Replies to personalize and validate: lists of relative names, opaque ids only."""
@@ -62,7 +66,11 @@ STATUS_BUDGET_SPENT = "budget_exceeded"
 STATUS_WRONG_HEADER = "wrong_header"
 STATUS_NO_ENCRYPTION = "encryption_required"
 STATUS_MISSING_ASSET = "missing_asset"
+STATUS_STEP_REFUSED = "step_refused"
+"""Theta came farther than clipped and noised updates can carry it; the site stops until its operator has looked."""
+STATUS_STOPPED = "stopped"
 STATUS_FAILED = "failed"
 STATUSES = (STATUS_OK, STATUS_NO_CLIPS, STATUS_DATA_ERROR, STATUS_OUT_OF_MEMORY, STATUS_BUDGET_SPENT,
-            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_MISSING_ASSET, STATUS_FAILED)
+            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_MISSING_ASSET, STATUS_STEP_REFUSED, STATUS_STOPPED,
+            STATUS_FAILED)
 """All a failed reply says, as meta STATUS, beside its return code."""

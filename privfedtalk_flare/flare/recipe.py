@@ -56,11 +56,13 @@ class PrivFedTalkRecipe(Recipe):
                  rounds: RoundSettings | None = None, backbone: BackboneSettings | None = None,
                  custom: Path | None = None) -> None:
         self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
-        self.training, self.personalize = training or TrainingSettings(), personalize or TrainingSettings()
+        self.training = training or TrainingSettings()
+        self.personalize = personalize or TrainingSettings(steps=60)
         self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
         self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
         self.backbone = backbone or BackboneSettings()
-        warnings = check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds)
+        warnings = check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds,
+                             data=self.data)
         for warning in warnings if p.TASK_ADAPTER in self.rounds.phases else ():
             logging.getLogger(__name__).warning(f"job {name}: {warning}")
         job = FedJob(name=name, min_clients=self.rounds.min_sites)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from privfedtalk_flare.evaluation.summary import (
     pool_rows,
     save_summary,
 )
+from privfedtalk_flare.flare.scalars import number
 from privfedtalk_flare.privacy.accountant import VIEWS
 
 
@@ -48,7 +48,7 @@ class RunRecord:
         """Adds a site's busy intervals [[start, end], ...], cut to the run's own time; malformed ones are left out."""
         now = time.time()
         for pair in intervals if isinstance(intervals, (list, tuple)) else ():
-            if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(_number(t) for t in pair):
+            if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(number(t) for t in pair):
                 start, end = max(float(pair[0]), self.started), min(float(pair[1]), now)
                 if start < end:
                     self.intervals.append((start, end))
@@ -74,9 +74,16 @@ def worst_epsilon(epsilons: Iterable[Mapping[str, Any] | None]) -> dict[str, flo
         for view, value in (views or {}).items():
             if view not in worst or worst[view] == UNBOUNDED:
                 continue
-            if value == UNBOUNDED or (_number(value) and (worst[view] is None or value > worst[view])):
+            if value == UNBOUNDED or (number(value) and (worst[view] is None or value > worst[view])):
                 worst[view] = value
     return worst
+
+
+def shown_sites(stats: Mapping[str, Mapping[str, Any]], bytes_down: int, mode: str) -> dict[str, dict[str, float]]:
+    """A round's sites as the summary shows them, from the aggregator's `stats`, less what `mode` keeps secret."""
+    shown = ("bytes_up", "bytes_down") if mode == "sealed" else ("weight", "score", "count", "bytes_up", "bytes_down")
+    return {site: {key: told[key] for key in shown if told.get(key) is not None}
+            for site, told in ((site, {**told, "bytes_down": bytes_down}) for site, told in stats.items())}
 
 
 def save_round(folder: Path, job: str, theta: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
@@ -98,7 +105,3 @@ def write_atomically(path: Path, content: bytes) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return partial.replace(path)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,8 +10,11 @@ from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
 
 from privfedtalk_flare.flare.protocol import BUSY, HEADER, STATUS, STATUS_FAILED, STATUSES
+from privfedtalk_flare.flare.scalars import SCALARS
 
 RAW_KIND = "PRIVFEDTALK_RAW"
+
+_CODES = {code for name, code in vars(ReturnCode).items() if name.isupper()}
 
 
 class RawUpdates:
@@ -44,10 +47,11 @@ def raw_reply(updates: Sequence[Any], meta: Mapping[str, Any]) -> Shareable:
 
 
 def status_reply(status: str, meta: Mapping[str, Any], rc: str = ReturnCode.EXECUTION_EXCEPTION) -> Shareable:
-    """An answer without payload: a return code, the status word, the header, and the time the site worked."""
-    kept = {key: meta[key] for key in (*HEADER, BUSY) if meta.get(key) is not None}
+    """An answer without payload: a return code, the status word, the header, and the time the site worked; what of
+    these is out of its range is left out."""
+    kept = {key: meta[key] for key in (*HEADER, BUSY) if meta.get(key) is not None and SCALARS[key](meta[key])}
     kept[STATUS] = status if status in STATUSES else STATUS_FAILED
-    reply = make_reply(rc)
+    reply = make_reply(rc if rc in _CODES else ReturnCode.EXECUTION_EXCEPTION)
     return DXO(DataKind.METRICS, data={}, meta=kept).update_shareable(reply)
 
 

@@ -1,8 +1,17 @@
-"""The step that the shared adapter took since the last broadcast, as a receiver sees it: its signal-to-noise ratio."""
+"""The steps of the shared adapter: what the server says about them, and what a receiver makes of the one it sees.
+
+A receiver refuses a step that is longer than clipped and noised updates can make it (PROTOCOL, "Norm check"): a site
+that sent more than it may, or a sum that went wrong. As a server could learn about the adapter from which sums are
+refused, a site that refused one takes part in nothing until its operator has looked.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import json
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +19,123 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from privfedtalk_flare.flare.protocol import AFTER, NONCE, STEP_NOISE
+from privfedtalk_flare.flare.failures import HeaderError
+from privfedtalk_flare.flare.protocol import AFTER, MOVED, NONCE, ROUND, STEP_NOISE
+from privfedtalk_flare.flare.scalars import number
+from privfedtalk_flare.privacy.step import StepRefused, check_step
 from privfedtalk_flare.privacy.words import snr_of_step
+from privfedtalk_flare.settings import PrivacySettings
+from privfedtalk_flare.training.place import SitePlace
 
 FILE_NAME = "theta.safetensors"
+STOPPED = "stopped.txt"
 
 
-def snr_since(theta: np.ndarray, meta: Mapping[str, Any], folder: Path) -> float | None:
-    """Signal-to-noise ratio of theta's last step, and remembers theta (D,) in `folder` for the next call.
+class Stopped(RuntimeError):  # noqa: N818  (a state, not a fault)
+    """This site refused a step of the shared adapter and waits for its operator."""
 
-    `meta` is the task's: AFTER names the broadcasts that carried the theta before the step, STEP_NOISE the standard
-    deviation per coordinate of the noise in the step. None where no noise was added, where this site took none of those
-    broadcasts, or where it has seen this theta already. A file, because FLARE may restart the process between tasks.
+
+@dataclass
+class StepLog:
+    """The server's side: which broadcasts carried which theta, and how far it has moved since theta = 0."""
+
+    after: list[str] = field(default_factory=list)
+    carried: list[str] = field(default_factory=list)
+    noise: float = 0.0
+    reach: float = 0.0
+    variance: float = 0.0
+
+    def took(self, eta: float, noise: float) -> None:
+        """Books a step of size `eta` whose updates' weighted sum carries noise of this standard deviation, sqrt(V)."""
+        self.after, self.carried = self.carried, []
+        self.noise = eta * noise
+        self.reach, self.variance = self.reach + eta, self.variance + self.noise ** 2
+
+    def told(self) -> dict[str, Any]:
+        """What a task that carries theta says about it."""
+        return {AFTER: list(self.after), STEP_NOISE: self.noise, MOVED: [self.reach, self.variance]}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The theta that this site saw last, with the nonce of its broadcast and MOVED."""
+
+    theta: np.ndarray
+    nonce: str
+    moved: tuple[float, float]
+
+
+def check(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> None:
+    """Raises `StepRefused`, and stops the site, where `theta` (D,) lies too far from the one seen last.
+
+    `meta` is the task's. The bound holds from theta = 0 on, so rounds that this site missed only widen it; without
+    noise there is none.
     """
-    before = _recalled(folder / FILE_NAME, meta.get(AFTER) or ())
-    _remember(folder / FILE_NAME, theta, str(meta.get(NONCE, "")))
+    if privacy.mechanism != "gaussian":
+        return
+    try:
+        _check(theta, _recalled(place.output / FILE_NAME), meta, privacy)
+    except StepRefused as reason:
+        _stop(place.state, reason)
+        raise
+
+
+def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> float | None:
+    """Checks `theta`, remembers it in the run folder, and returns the signal-to-noise ratio of its last step.
+
+    The ratio is None where no noise was added, where this site took no part in the broadcast before the step, or where
+    it has seen this theta already. What is remembered is a file, as FLARE may restart the process between tasks.
+    """
+    check(theta, meta, place, privacy)
+    path = place.output / FILE_NAME
+    seen = _recalled(path)
+    _remember(path, theta, meta)
     noise = float(meta.get(STEP_NOISE) or 0.0)
-    if before is None or before.shape != theta.shape or noise <= 0.0:
+    if seen is None or seen.nonce not in (meta.get(AFTER) or ()) or seen.theta.shape != theta.shape or noise <= 0.0:
         return None
-    step = float(np.linalg.norm(theta.astype(np.float64) - before))
+    step = float(np.linalg.norm(theta.astype(np.float64) - seen.theta))
     return snr_of_step(step, noise, theta.size)
 
 
-def _recalled(path: Path, nonces: Collection[str]) -> np.ndarray | None:
-    if not nonces or not path.is_file():
+def refuse_if_stopped(state: Path) -> None:
+    """Raises `Stopped` where this site refused a step earlier and nobody has looked yet."""
+    if (state / STOPPED).exists():
+        raise Stopped(f"this site refused a step of the shared adapter; read {state / STOPPED}, which says why, and "
+                      "remove it to take part again")
+
+
+def _check(theta: np.ndarray, seen: _Seen | None, meta: Mapping[str, Any], privacy: PrivacySettings) -> None:
+    moved = meta.get(MOVED)
+    if not (isinstance(moved, (list, tuple)) and len(moved) == 2 and all(number(value, 0) for value in moved)):
+        raise HeaderError(f"header {MOVED}: {str(moved)[:80]!r} does not say how far theta has moved")
+    before, was = (seen.theta, seen.moved) if seen is not None else (np.zeros_like(theta), (0.0, 0.0))
+    if before.shape != theta.shape:
+        raise HeaderError(f"the shared adapter has shape {theta.shape}, the one before it {before.shape}")
+    eta, variance = abs(moved[0] - was[0]), abs(moved[1] - was[1])  # after a step taken back it is the way back
+    most = privacy.noise_multiplier * privacy.clip_norm * eta  # V <= (sigma C)^2, whatever the server says
+    error = 5e-5 * float(np.abs(theta).max()) + 1e-5 * math.sqrt(max(1, int(meta.get(ROUND) or 1)))
+    check_step(theta.astype(np.float64) - before, reach=eta * privacy.clip_norm,
+               noise_std=min(math.sqrt(variance), most), error=2 * error)
+
+
+def _recalled(path: Path) -> _Seen | None:
+    if not path.is_file():
         return None
     with safe_open(str(path), framework="numpy") as file:
-        if (file.metadata() or {}).get(NONCE) not in nonces:
-            return None
-        return file.get_tensor("theta")
+        told = file.metadata() or {}
+        return _Seen(file.get_tensor("theta"), told.get(NONCE, ""), tuple(json.loads(told.get(MOVED, "[0, 0]"))))
 
 
-def _remember(path: Path, theta: np.ndarray, nonce: str) -> None:
+def _remember(path: Path, theta: np.ndarray, meta: Mapping[str, Any]) -> None:
+    """By atomic replace, under a name of its own: FLARE's simulator may run two processes for one site."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial, metadata={NONCE: nonce})
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial,
+              metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(meta.get(MOVED) or [0, 0])})
+    partial.chmod(0o600)
     partial.replace(path)
+
+
+def _stop(state: Path, reason: StepRefused) -> None:
+    state.mkdir(parents=True, exist_ok=True)
+    (state / STOPPED).write_text(f"{reason}\nRemove this file to take part again.\n", encoding="utf-8")

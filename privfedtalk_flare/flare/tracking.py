@@ -13,17 +13,26 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.utils.analytix_utils import create_analytic_dxo, send_analytic_dxo
 
+from privfedtalk_flare.evaluation.summary import Round
+
 EVENT = ANALYTIC_EVENT_TYPE
 """Fired where the scalar is made; ConvertToFedEvent carries it to the server, where TBAnalyticsReceiver writes it."""
 FED_EVENT = f"fed.{ANALYTIC_EVENT_TYPE}"
 
 SITE_WITH_DP = frozenset({"snr", "identities"})
 """What a site may send under differential privacy: no loss, raw score, clip fraction or training time."""
-SITE = SITE_WITH_DP | {"loss", "score", "seconds/training"}
+SITE = SITE_WITH_DP | {"score", "seconds/training"}
 """What a site may send where no guarantee is claimed."""
-SERVER = frozenset({"snr", "epsilon/receivers", "epsilon/server", "epsilon/server_and_site", "loss", "seconds/wall",
+SERVER = frozenset({"snr", "epsilon/receivers", "epsilon/server", "epsilon/server_and_site", "seconds/wall",
                     "seconds/aggregate", "weight/*", "metric/*"})
 """What the server writes: functions of the replies that every site's egress filter let through."""
+
+
+def of_round(entry: Round) -> dict[str, float]:
+    """The server's scalars of one finished round."""
+    weights = {f"weight/{site}": told["weight"] for site, told in entry.sites.items() if "weight" in told}
+    epsilons = {f"epsilon/{view}": value for view, value in entry.epsilon.items() if isinstance(value, float)}
+    return {**weights, **epsilons, **{f"seconds/{what}": value for what, value in entry.seconds.items()}}
 
 
 def send(component: FLComponent, fl_ctx: FLContext, scalars: Mapping[str, float], step: int,

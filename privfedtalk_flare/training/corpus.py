@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import os
+import secrets
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from privfedtalk_flare.data.clips import Clip, ClipFile, load_clips, split_clips
 from privfedtalk_flare.plugins import load_function
@@ -24,34 +29,58 @@ class IdentityClips:
     train: list[Clip]
     held_out: list[Clip]
 
+    @property
+    def digest(self) -> str:
+        """PRIVATE: what this person's order and random batches are drawn from, the same wherever the site's state is.
+        """
+        return hashlib.sha256(f"privfedtalk identity v1 {self.train[0].identity}".encode()).hexdigest()[:12]
 
-def opaque(identity: str) -> str:
-    """The name of an identity in paths, logs and summaries: twelve hex digits that do not spell the person's name."""
-    return hashlib.sha256(f"privfedtalk identity v1 {identity}".encode()).hexdigest()[:12]
+
+def opaque(identity: str, secret: bytes) -> str:
+    """The name of an identity in paths, logs and summaries: twelve hex digits, keyed by the site's own secret, so that
+    who reads them cannot find out by trying whether a certain person is there."""
+    return hmac.new(secret, f"privfedtalk identity v2 {identity}".encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def secret_of(state: Path) -> bytes:
+    """The site's secret for names, `<state>/names.key`, made once by the first process that needs it."""
+    path = state / "names.key"
+    if not path.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        whole = state / f"names.{uuid.uuid4().hex}.partial"
+        with os.fdopen(os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+        try:
+            path.hardlink_to(whole)
+        except FileExistsError:
+            pass  # another process of this site was first
+        finally:
+            whole.unlink()
+    return path.read_bytes()
 
 
 def gather(data: DataSettings, place: SitePlace, size: int, log: Callable[[str], None]) -> list[IdentityClips]:
-    """The site's people with their clips, in order of key. PRIVATE to the site.
+    """The site's people with their clips, in order of digest. PRIVATE to the site.
 
     A bad clip is named in the site's own log and skipped; a person left with too few clips is left out, and said so.
     Raises `NoClipsError` when nobody is left.
     """
     files = _render(data, place, size) if data.source == "synthetic" else _find(data, place)
     clips, skipped = load_clips(files, log, size)
-    people = []
+    people, secret = [], secret_of(place.state)
     for identity in sorted({clip.identity for clip in clips}):
-        own = [clip for clip in clips if clip.identity == identity]
+        own, key = [clip for clip in clips if clip.identity == identity], opaque(identity, secret)
         if len(own) <= data.held_out:
-            log(f"person {opaque(identity)} is left out: {len(own)} good clips, {data.held_out} of them held out")
+            log(f"person {key} is left out: {len(own)} good clips, {data.held_out} of them held out")
             continue
-        people.append(IdentityClips(opaque(identity), *split_clips(own, data.held_out)))
+        people.append(IdentityClips(key, *split_clips(own, data.held_out)))
     if not people:
         where = "rendered clips" if data.source == "synthetic" else str(place.corpus)
         raise NoClipsError(f"{where}: no person with more than {data.held_out} good clips among {len(files)} files; "
                            f"put at least {data.held_out + 1} clips of each person into <corpus>/<identity>/")
     log(f"{len(people)} people, {sum(len(p.train) for p in people)} training clips, "
         f"{sum(len(p.held_out) for p in people)} held out, {skipped} skipped")
-    return sorted(people, key=lambda person: person.key)
+    return sorted(people, key=lambda person: person.digest)
 
 
 def _find(data: DataSettings, place: SitePlace) -> Sequence[ClipFile]:

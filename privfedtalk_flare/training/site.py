@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from privfedtalk_flare.data.cache import CachedClip, cache_clip
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, embed, load_embedder
-from privfedtalk_flare.federation.update import UpdateError
+from privfedtalk_flare.federation.update import UpdateSpec
 from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter, save_shared
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline
 from privfedtalk_flare.plugins import load_function
@@ -22,16 +23,21 @@ from privfedtalk_flare.settings import (
     BackboneSettings,
     DataSettings,
     ReliabilitySettings,
+    SettingsError,
     TrainingSettings,
 )
 from privfedtalk_flare.training.backbone_site import BackboneReply, BackboneSite
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.place import SitePlace
 from privfedtalk_flare.training.trainer import train_denoiser
-from privfedtalk_flare.training.validation import Validation, pixel_mask, validate_person
+from privfedtalk_flare.training.validation import ADAPTERS, Validation, pixel_mask, validate_person
 
 SCORED_FRAMES = 24
 """Frames of a held-out clip on which an identity's reliability is measured each round: just under a second."""
+
+_FAULTS = (ArithmeticError, ValueError, LookupError)
+"""What one person's data can make of a training or a score: it counts for this person alone, never for the site. (Out
+of memory, a missing file or a setting is the site's, and raised.)"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class SiteWork:
         return IdentityAdapter(self.generator.denoiser, self.adapter_settings.identity_rank, self.data.seed)
 
     @property
-    def spec(self):  # noqa: ANN201 - UpdateSpec, kept out of the signature so that help() stays short
+    def spec(self) -> UpdateSpec:
         return self.shared.spec
 
     @property
@@ -101,63 +107,77 @@ class SiteWork:
 
     def prepare(self) -> int:
         """Finds or renders the clips, and returns m, the number of identities. Raises `NoClipsError`."""
+        if self.data.held_out < 1:
+            raise SettingsError("data.held_out 0 only trains a backbone: scores and metrics need a held-out clip")
         return len(self.people)
 
     def adapter_round(self, theta: np.ndarray, round: int) -> list[IdentityUpdate]:
-        """Trains the shared adapter from theta (D,) for each identity on its own; m raw updates, in order of key.
+        """Trains the shared adapter from theta (D,) for each identity on its own; m raw updates, in order of digest.
 
         Nothing passes between identities: each starts from theta with its own optimiser, batches and random state,
         which is what makes one identity's influence on the site's sum C / m. A person whose training fails counts as
         zeros with score 0.
         """
+        self.shared.load(theta)  # a theta that does not fit, or a signal that is not there, is no person's fault
+        signal = load_function(self.reliability.signal, "reliability.signal")
         updates = []
         for place, person in enumerate(self.people, 1):
             try:
-                updates.append(self._train_shared(theta, person, round))
-            except (ArithmeticError, UpdateError) as error:
+                updates.append(self._train_shared(theta, person, round, signal))
+            except _FAULTS as error:
                 self.log(f"round {round}: training person {person.key} failed and counts as zero: {error}")
                 updates.append(IdentityUpdate(np.zeros(self.spec.size, np.float32), 0.0, len(person.train)))
             self.log(f"round {round}: person {place} of {len(self.people)} trained")
         return updates
 
-    def _train_shared(self, theta: np.ndarray, person: IdentityClips, round: int) -> IdentityUpdate:
+    def _train_shared(self, theta: np.ndarray, person: IdentityClips, round: int,
+                      signal: Callable[..., Any]) -> IdentityUpdate:
         self.shared.load(theta)
         rng = self._rng("adapter", person, round)
         train_denoiser(self.generator, self._cached(person), self.shared.parameters(), self.training, rng)
         vector = self.shared.read() - theta
-        return IdentityUpdate(vector, self._score(person), len(person.train))
+        return IdentityUpdate(vector, self._score(person, signal), len(person.train))
 
-    def _score(self, person: IdentityClips) -> float:
+    def _score(self, person: IdentityClips, signal: Callable[..., Any]) -> float:
         """The reliability of the freshly trained adapter, on the start of a held-out clip, by the job's signal."""
         clip = person.held_out[0]
         frames = clip.frames[:SCORED_FRAMES]
         generated = self.generator(frames, person.train[0].frames[0], clip.audio[:len(frames) * 640])
         reference = embed(self.embedder, frames)
-        score = load_function(self.reliability.signal, "reliability.signal")
-        return float(score(generated=generated, real=frames, mask=pixel_mask(self.size),
-                           embeddings=embed(self.embedder, generated), reference=reference,
-                           alpha=self.reliability.alpha, tau=self.reliability.tau))
+        return float(signal(generated=generated, real=frames, mask=pixel_mask(self.size),
+                            embeddings=embed(self.embedder, generated), reference=reference,
+                            alpha=self.reliability.alpha, tau=self.reliability.tau))
 
     def personalize(self, theta: np.ndarray) -> dict[str, float]:
-        """Trains each identity's own adapter on top of theta, into `state`. Returns the mean final loss."""
+        """Trains each identity's own adapter on top of theta, into `state`. Returns the mean final loss, or nothing
+        where it would be one over fewer than `min_identities` people. A person whose training fails has no adapter.
+        """
         self.shared.load(theta)
         losses = []
         for place, person in enumerate(self.people, 1):
             self.identity.reset()
-            rng = self._rng("personalize", person, 0)
-            losses.append(train_denoiser(self.generator, self._cached(person), self.identity.parameters(),
-                                         self.personalize_settings, rng))
-            self.identity.save(self._adapter_path(person))
+            rng, path = self._rng("personalize", person, 0), self._adapter_path(person)
+            try:
+                losses.append(train_denoiser(self.generator, self._cached(person), self.identity.parameters(),
+                                             self.personalize_settings, rng))
+            except _FAULTS as error:
+                self.log(f"personalize: training person {person.key} failed, who has no adapter now: {error}")
+                if path.exists():
+                    path.replace(path.with_suffix(".previous"))
+                continue
+            self.identity.save(path)
             self.log(f"personalize: person {place} of {len(self.people)} done")
-        return {"loss": float(np.mean(losses))}
+        return {"loss": float(np.mean(losses))} if len(losses) >= self.place.min_identities else {}
 
     @property
     def adapters(self) -> list[str]:
         """Where the identity adapters lie, relative to the site's state: opaque names only."""
-        return [str(self._adapter_path(p).relative_to(self.place.state)) for p in self.people]
+        paths = [self._adapter_path(person) for person in self.people]
+        return [str(path.relative_to(self.place.state)) for path in paths if path.exists()]
 
     def validate(self, theta: np.ndarray) -> Validation:
-        """Measures every row on the held-out clips and renders sample videos into the job's run folder."""
+        """Measures every row on the held-out clips and renders sample videos into the job's run folder. Who has no
+        adapter of their own is left out of `personalized`."""
         rows: dict[str, dict[str, list[float]]] = {}
         videos: list[str] = []
         zero = np.zeros_like(theta)
@@ -171,7 +191,8 @@ class SiteWork:
                 return self.generator(base, reference, audio)
 
             measured = validate_person(person, generate, lambda frames: embed(self.embedder, frames),
-                                       self.place.output / "videos", self.size)
+                                       self.place.output / "videos", self.size,
+                                       ADAPTERS if self._adapter_path(person).exists() else ADAPTERS[:-1])
             for row, metrics in measured.rows.items():
                 for name, value in metrics.items():
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
@@ -201,5 +222,5 @@ class SiteWork:
 
     def _rng(self, what: str, person: IdentityClips, round: int) -> np.random.Generator:
         """Random batches of one identity in one round; the privacy noise is not drawn from here."""
-        digest = hashlib.sha256(f"{self.data.seed} {self.site} {person.key} {what} {round}".encode()).digest()
+        digest = hashlib.sha256(f"{self.data.seed} {self.site} {person.digest} {what} {round}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class PersonValidation:
-    """`rows`: row -> metric -> this person's mean over held-out clips. PRIVATE."""
+    """`rows`: row -> metric -> this person's mean over held-out clips, `nan` where none defines it. PRIVATE."""
 
     rows: dict[str, dict[str, float]]
     videos: list[str]
@@ -44,8 +45,9 @@ def pixel_mask(size: int) -> np.ndarray:
 
 
 def validate_person(person: IdentityClips, generate: Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-                    embed: Callable[[np.ndarray], np.ndarray], folder: Path, size: int) -> PersonValidation:
-    """Measures all rows of one person; the first held-out clip becomes the sample video in `folder`.
+                    embed: Callable[[np.ndarray], np.ndarray], folder: Path, size: int,
+                    adapters: Sequence[str] = ADAPTERS) -> PersonValidation:
+    """Measures the rows of one person; the last of `adapters` makes the sample video in `folder`.
 
     `generate(adapter, base, reference, audio)` -> (F, S, S, 3) uint8; `embed(frames)` -> (F, E). The reference picture
     is the first frame of a training clip, so it never lies in a measured window.
@@ -54,14 +56,20 @@ def validate_person(person: IdentityClips, generate: Callable[[str, np.ndarray, 
     measured: dict[str, list[dict[str, float]]] = {}
     for clip in person.held_out:
         rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(reference[None], len(clip.frames), axis=0)}
-        rows |= {adapter: generate(adapter, clip.frames, reference, clip.audio) for adapter in ADAPTERS}
+        rows |= {adapter: generate(adapter, clip.frames, reference, clip.audio) for adapter in adapters}
         embeddings = embed(clip.frames)
         for row, frames in rows.items():
             measured.setdefault(row, []).append(_measure(frames, clip, embed, embeddings, size))
         if clip is person.held_out[0]:
-            sample = rows["personalized"]
-    means = {row: {name: float(np.mean([m[name] for m in of])) for name in of[0]} for row, of in measured.items()}
+            sample = rows[adapters[-1]]
+    means = {row: {name: _mean([m[name] for m in of]) for name in of[0]} for row, of in measured.items()}
     return PersonValidation(means, _write_samples(person, sample, folder))
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean over the clips that define a metric: one that leaves it undefined does not take it from the others."""
+    defined = [value for value in values if math.isfinite(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
 
 
 def _measure(frames: np.ndarray, clip: Clip, embed: Callable[[np.ndarray], np.ndarray], embeddings: np.ndarray,
@@ -71,7 +79,7 @@ def _measure(frames: np.ndarray, clip: Clip, embed: Callable[[np.ndarray], np.nd
 
 
 def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -> list[str]:
-    """The personalised clip with its sound, and a contact sheet of real frames above generated ones."""
+    """The generated clip with its sound, and a contact sheet of real frames above generated ones."""
     clip = person.held_out[0]
     folder.mkdir(parents=True, exist_ok=True)
     write_mp4(folder / f"{person.key}.mp4", generated, clip.audio, metadata=SYNTHETIC_TAG)

@@ -26,8 +26,9 @@ VALUE = {"mean": 0.5, "std": 0.25, "n": 4}
 def example(**changes):
     sites = {"site-1": {"weight": 0.6, "score": 0.875, "count": 8, "bytes_up": 3_700_000, "bytes_down": 2_000_000},
              "site-2": {"weight": 0.4, "score": 0.8125, "count": 8, "bytes_up": 3_700_000, "bytes_down": 2_000_000}}
+    words = "epsilon 4.98 for 4 people: a demonstration. Scores lie outside this promise."
     rounds = [Round(number, {"receivers": 4.98 + number, "server": 0.0, "server_and_site": 4.98 + number}, 1e-5, 0.012,
-                    {"wall": 41.5, "aggregate": 0.11}, sites, "epsilon 4.98 for 4 people: a demonstration.")
+                    {"wall": 41.5, "aggregate": 0.11}, sites, words)
               for number in (1, 2)]
     made = Summary({row: {name: dict(VALUE) for name in METRICS} for row in ROWS}, rounds, 90_112, 40.6, 321.0, 0.25,
                    ["site-1:videos/a.mp4"], ["site-1:b"], {"sigma": 4.0, "C": 0.1, "eta": 1.0, "release": "coarse"},
@@ -58,7 +59,8 @@ def test_undefined_values_do_not_count_and_nobody_is_shown_alone():
 
 
 @pytest.mark.parametrize("bad", [{"mean": float("nan"), "std": 0.0, "n": 1}, {"mean": 0.0, "std": -1.0, "n": 2},
-                                 {"mean": 0.0, "std": 0.0, "n": 0}, {"mean": 0.0, "std": 0.0, "n": 1.5}, {"mean": 1.0}])
+                                 {"mean": 0.0, "std": 0.0, "n": 0}, {"mean": 0.0, "std": 0.0, "n": 1.5}, {"mean": 1.0},
+                                 {"mean": 10**400, "std": 0.0, "n": 2}, {"mean": 0.0, "std": 1e300, "n": 2}])
 def test_a_site_cannot_send_what_is_no_statistic(bad):
     with pytest.raises(SummaryError, match="shared/sync: not a statistic"):
         pool_rows([{"shared": {"sync": bad}}])
@@ -129,7 +131,7 @@ def test_the_table_shows_everything_once(width):
     assert all(sum(line.split()[:1] == [row] for line in text.splitlines()) == 1 for row in ROWS)
     assert "0.500" in text and "0.250" in text and "6.98" in text and "0.875" in text and "0.012" in text
     flowing = " ".join(text.split())
-    assert "outside the" in flowing and "a demonstration." in flowing
+    assert "outside this promise" in flowing and "a demonstration." in flowing
     assert "sigma 4.0" in flowing and "40.6 bytes a value" in flowing
     assert "site-1:videos/a.mp4" in text and "late" in text
     assert "…" not in text and max(map(len, text.splitlines())) <= width

@@ -11,7 +11,7 @@ from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 from privfedtalk_flare.flare.chunks import from_params, to_params
-from privfedtalk_flare.settings import EncryptionSettings
+from privfedtalk_flare.settings import EncryptionSettings, RoundSettings, SettingsError
 
 SIZE = 3000
 SITES = ("site-1", "site-2", "site-3")
@@ -86,7 +86,7 @@ def test_the_cap_binds_and_is_said():
     for site, score in zip(SITES, (1.0, 0.0, 0.0), strict=True):
         aggregator.accept_model(reply(site, scheme="off", score=score))
     aggregator.aggregate_model()
-    assert aggregator.cap == 0.5 and aggregator.capped
+    assert aggregator.cap == 0.5
     assert aggregator.stats["site-1"]["weight"] == pytest.approx(0.5)
 
 
@@ -95,7 +95,7 @@ def test_two_sites_have_no_cap():
     for site, score in zip(SITES[:2], (1.0, 0.0), strict=True):
         aggregator.accept_model(reply(site, scheme="off", score=score))
     aggregator.aggregate_model()
-    assert aggregator.cap is None and not aggregator.capped
+    assert aggregator.cap is None
     assert aggregator.stats["site-1"]["weight"] > 0.99
 
 
@@ -118,6 +118,8 @@ GARBAGE = np.frombuffer(b"garbage" * 99, np.uint8)
     ({"job": "other"}, "header: job"), ({"round": 2}, "header: round"), ({"nonce": "bb"}, "header: nonce"),
     ({"spec": ""}, "must say its own"), ({"backbone": None}, "must say its own"), ({"key_id": ""}, "must say its own"),
     ({"score": 1e9}, "score 1000000000.0 is out of range"), ({"score": float("nan")}, "not a finite number"),
+    ({"score": 10**400}, "out of range"), ({"identities": 10**400}, "not an integer in"),
+    ({"values": 10**400}, "not an integer in"),
     ({"score": 0.51}, "not a multiple"), ({"score": -0.5}, "out of range"), ({"score": "1"}, "not a finite number"),
     ({"count": 65}, "count 65 is out of range"), ({"count": 0}, "out of range"), ({"count": 2.5}, "not an integer"),
     ({"without": (p.SCORE,)}, "score None"), ({"without": (p.COUNT,)}, "count None"),
@@ -171,6 +173,25 @@ def test_a_foreign_key_is_outvoted_first_and_refused_by_its_id_afterwards():
     np.testing.assert_allclose(theta(aggregator), vector(2), atol=2e-5)
     aggregator.begin_round({**OWN, p.ROUND: 2}, SITES)
     assert "header: key_id" in aggregator.accept_model(reply("site-1", round=2, **foreign))
+
+
+def test_another_spec_or_backbone_is_outvoted_first_and_refused_afterwards():
+    aggregator = make("off")
+    odd = reply("site-1", scheme="off", spec="f" * 64)
+    assert aggregator.accept_model(odd) == ""
+    for site in SITES[1:]:
+        assert aggregator.accept_model(reply(site, 2, scheme="off")) == ""
+    aggregator.aggregate_model()
+    assert "most sites have spec 000000000000" in aggregator.refused["site-1"]
+    aggregator.begin_round({**HEADER, p.ROUND: 2}, SITES)
+    assert "header: spec" in aggregator.accept_model(reply("site-1", scheme="off", round=2, spec="f" * 64))
+    assert "header: backbone" in aggregator.accept_model(reply("site-2", scheme="off", round=2, backbone="f" * 64))
+
+
+def test_settings_that_differ_from_the_controllers_are_refused_by_name():
+    make(eta=0.5, min_sites=2).check_rounds(RoundSettings(eta=0.5, min_sites=2))
+    with pytest.raises(SettingsError, match=r"rounds\.eta is 0\.5, but the component .* has eta 1\.0; set both alike"):
+        make(min_sites=2).check_rounds(RoundSettings(eta=0.5))
 
 
 def test_no_majority_and_too_few_end_in_an_error_that_says_why():

@@ -1,5 +1,7 @@
 """The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_fedavg.py."""
 
+import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,7 @@ from privfedtalk_flare.flare.filters import (
     status_reply,
 )
 from privfedtalk_flare.flare.keys import client_context, server_context
+from privfedtalk_flare.flare.steps import STOPPED
 from privfedtalk_flare.privacy.ledger import Ledger
 from privfedtalk_flare.settings import EncryptionSettings
 
@@ -79,6 +82,18 @@ class Site:
 
     def key(self):
         return client_context(self.ctx, EncryptionSettings())
+
+
+@contextmanager
+def blocked(caplog, reason=""):
+    """A result is blocked: the exception, which FLARE writes into the log that leaves, says nothing; the own log does.
+    """
+    caplog.clear()
+    with pytest.raises(ContentBlockedException, match=r"^\w+: the result may not leave; this site's own log") as caught:
+        yield
+    assert caught.value.__cause__ is None and caught.value.__context__ is None
+    assert re.search(reason, caplog.text), caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 def person(seed=0, scale=1.0, score=0.75, count=4):
@@ -219,24 +234,24 @@ def test_raw_updates_cannot_be_serialised():
     assert fobs.dumps(bare), "FLARE writes any dataclass by itself: this is why RawUpdates exists"
 
 
-def test_no_release_without_a_reservation_in_this_task(tmp_path):
+def test_no_release_without_a_reservation_in_this_task(tmp_path, caplog):
     site = Site(tmp_path)
-    with pytest.raises(ContentBlockedException, match="no release is booked"):
+    with blocked(caplog, "no release is booked"):
         site.send([person()])
     site.receive()
-    with pytest.raises(ContentBlockedException, match="no release is booked"):
+    with blocked(caplog, "no release is booked"):
         site.send([person()], {**HEADER, p.NONCE: "other"})
     site.receive()
     site.send([person()])
-    with pytest.raises(ContentBlockedException, match="no release is booked"):
+    with blocked(caplog, "no release is booked"):
         site.send([person()])  # one booking, one release
 
 
-def test_a_reservation_at_other_settings_does_not_count(tmp_path):
+def test_a_reservation_at_other_settings_does_not_count(tmp_path, caplog):
     site = Site(tmp_path)
     site.data[-1] = ReserveRelease({"noise_multiplier": 100.0}, {})
     site.receive()
-    with pytest.raises(ContentBlockedException, match="with the same settings"):
+    with blocked(caplog, "with the same settings"):
         site.send([person()])
 
 
@@ -250,14 +265,14 @@ def test_nan_of_one_person_counts_as_zeros(tmp_path):
     assert sent.meta[p.SCORE] == 0.25
 
 
-def test_wrong_shape_and_unknown_content_are_blocked(tmp_path):
+def test_wrong_shape_and_unknown_content_are_blocked(tmp_path, caplog):
     site = Site(tmp_path)
     site.receive()
-    with pytest.raises(ContentBlockedException, match=r"shape \(3,\), not \(2500,\)"):
+    with blocked(caplog, r"shape \(3,\), not \(2500,\)"):
         site.send([Update(np.zeros(3, np.float32), 0.5, 1)])
     other = DXO(DataKind.WEIGHTS, data={"w": np.ones(3)}, meta=HEADER).to_shareable()
     for one in site.result:
-        with pytest.raises(ContentBlockedException):
+        with blocked(caplog):
             one.process(other, site.ctx)
 
 
@@ -273,6 +288,36 @@ def test_failed_results_lose_their_payload_in_every_filter(tmp_path):
         assert dxo.data == {} and dxo.meta == {**HEADER, p.STATUS: p.STATUS_OUT_OF_MEMORY}
         bare = one.process(make_reply(ReturnCode.EXECUTION_RESULT_ERROR), site.ctx)
         assert from_shareable(bare).meta == {p.STATUS: p.STATUS_FAILED}
+
+
+def test_a_failed_result_cannot_carry_content_in_its_header_or_code(tmp_path):
+    reply = DXO(DataKind.WEIGHTS, data={}, meta={**HEADER, p.NONCE: np.ones(3), p.BUSY: [np.ones(3)]}).update_shareable(
+        make_reply("Ann's update: 0.1, 0.2"))
+    out = Site(tmp_path).egress.process(reply, None)
+    assert out.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
+    assert {p.NONCE, p.BUSY}.isdisjoint(from_shareable(out).meta) and from_shareable(out).meta[p.JOB] == "job-1"
+
+
+def test_a_filter_that_breaks_names_nothing_where_others_read_it(tmp_path, caplog):
+    site = Site(tmp_path, yaml="corpse: /home/ann/clips\n")
+    assert site.receive().meta[p.STATUS] == p.STATUS_FAILED
+    assert "unknown setting 'corpse'" in caplog.text
+    with blocked(caplog, "corpse"):
+        site.leave(DXO(DataKind.WEIGHTS, data={p.PLAIN: np.zeros(SIZE, np.float32)}, meta={**HEADER, p.VALUES: SIZE}))
+    declined = site.data[0].process(make_reply(ReturnCode.OK), site.ctx)  # no DXO at all
+    assert from_shareable(declined).meta == {p.STATUS: p.STATUS_FAILED}
+
+
+def test_a_site_that_refused_a_step_decrypts_and_books_nothing_until_its_operator_looked(tmp_path):
+    site = Site(tmp_path)
+    site.state.mkdir(parents=True)
+    (site.state / STOPPED).write_text("the step was too long")
+    for one in site.data:
+        task = DXO(DataKind.WEIGHTS, data={"chunk_0000": np.zeros(9, np.uint8)}, meta=HEADER).to_shareable()
+        assert from_shareable(one.process(task, site.ctx)).meta[p.STATUS] == p.STATUS_STOPPED
+    assert not (site.state / "ledger.jsonl").exists()
+    (site.state / STOPPED).unlink()
+    assert p.STATUS not in site.receive().meta
 
 
 def test_status_reply_says_nothing_but_known_words():
@@ -292,12 +337,12 @@ def update_to_leave(site):
     (p.EPSILON, {"ann": 1.0}), (p.EPSILON, {"server": "much"}), (p.LEDGER, {"count": 1, "head": "Ann"}),
     (p.JOB, "a name with spaces"), (p.NONCE, None), (p.KEY_ID, "short"), (p.VALUES, 2500.0), (p.VIDEOS, []),
 ])
-def test_egress_blocks_scalars_it_does_not_know_or_out_of_range(tmp_path, key, value):
+def test_egress_blocks_scalars_it_does_not_know_or_out_of_range(tmp_path, key, value, caplog):
     site = Site(tmp_path)
     dxo = update_to_leave(site)
     assert site.leave(dxo).meta == dxo.meta
     dxo.meta[key] = value
-    with pytest.raises(ContentBlockedException, match=key):
+    with blocked(caplog, key):
         site.leave(dxo)
 
 
@@ -305,24 +350,24 @@ def test_egress_blocks_scalars_it_does_not_know_or_out_of_range(tmp_path, key, v
     {p.PLAIN: np.zeros(SIZE, np.float32)}, {"chunk_0000": np.frombuffer(np.ones(SIZE).tobytes(), np.uint8)},
     {"chunk_0000": np.zeros(10, np.float32)}, {"chunk_0001": np.zeros(10, np.uint8)}, {}, {"weights": np.ones(3)},
 ])
-def test_egress_blocks_what_is_no_ciphertext(tmp_path, data):
+def test_egress_blocks_what_is_no_ciphertext(tmp_path, data, caplog):
     site = Site(tmp_path)
     dxo = update_to_leave(site)
     dxo.data = data
-    with pytest.raises(ContentBlockedException, match="task adapter"):
+    with blocked(caplog, "task adapter"):
         site.leave(dxo)
 
 
-def test_egress_blocks_an_extra_chunk_headers_and_unknown_tasks(tmp_path):
+def test_egress_blocks_an_extra_chunk_headers_and_unknown_tasks(tmp_path, caplog):
     site = Site(tmp_path)
     dxo = update_to_leave(site)
-    with pytest.raises(ContentBlockedException, match="chunks"):
+    with blocked(caplog, "chunks"):
         site.leave(DXO(dxo.data_kind, data={**dxo.data, "chunk_0002": dxo.data["chunk_0000"]}, meta=dxo.meta))
     shareable = dxo.to_shareable()
     shareable.set_header("aside", "Ann")
-    with pytest.raises(ContentBlockedException, match="aside"):
+    with blocked(caplog, "aside"):
         site.egress.process(shareable, site.ctx)
-    with pytest.raises(ContentBlockedException, match="may not leave; the choices are adapter"):
+    with blocked(caplog, "may not leave; the choices are adapter"):
         Site(tmp_path, task="train").leave(dxo)
 
 
@@ -332,7 +377,7 @@ def metrics(task, people=2, **change):
     return DXO(DataKind.METRICS, data=data, meta={**HEADER, p.IDENTITIES: people, p.BUSY: []})
 
 
-def test_metrics_leave_over_enough_people_only(tmp_path):
+def test_metrics_leave_over_enough_people_only(tmp_path, caplog):
     for task in (p.TASK_PERSONALIZE, p.TASK_VALIDATE):
         site = Site(tmp_path, task=task)
         dxo = metrics(task)
@@ -340,33 +385,33 @@ def test_metrics_leave_over_enough_people_only(tmp_path):
         for bad in (metrics(task, people=1), metrics(task, mean=float("nan")), metrics(task, mean=np.ones(3)),
                     DXO(DataKind.METRICS, data={**dxo.data, "weights": np.ones(3)}, meta=dxo.meta),
                     DXO(DataKind.WEIGHTS, data={"w": np.ones(3)}, meta=dxo.meta)):
-            with pytest.raises(ContentBlockedException, match=f"task {task}"):
+            with blocked(caplog, f"task {task}"):
                 site.leave(bad)
     site = Site(tmp_path, task=p.TASK_VALIDATE)
     for bad in (metrics(p.TASK_VALIDATE, n=1), metrics(p.TASK_VALIDATE, values=[1.0, 2.0])):
-        with pytest.raises(ContentBlockedException, match="shared/sync"):
+        with blocked(caplog, "shared/sync"):
             site.leave(bad)
     lone = Site(tmp_path, task=p.TASK_VALIDATE, yaml="min_identities: 1\n")
     assert lone.leave(metrics(p.TASK_VALIDATE, people=1)).meta[p.IDENTITIES] == 1
 
 
 @pytest.mark.parametrize("name", ["../clip.mp4", "/etc/x", "Ann Smith/clip.mp4", 5])
-def test_names_that_leave_are_relative_and_plain(tmp_path, name):
+def test_names_that_leave_are_relative_and_plain(tmp_path, name, caplog):
     site = Site(tmp_path, task=p.TASK_VALIDATE)
     dxo = metrics(p.TASK_VALIDATE)
     dxo.meta[p.VIDEOS] = ["videos/9f3a.mp4"]
     assert site.leave(dxo).meta[p.VIDEOS] == ["videos/9f3a.mp4"]
     dxo.meta[p.VIDEOS] = [name]
-    with pytest.raises(ContentBlockedException, match="videos"):
+    with blocked(caplog, "videos"):
         site.leave(dxo)
 
 
-def test_plain_weights_leave_in_the_backbone_phase_if_the_site_allows_it(tmp_path):
+def test_plain_weights_leave_in_the_backbone_phase_if_the_site_allows_it(tmp_path, caplog):
     weights = DXO(DataKind.WEIGHTS, data={"codec/conv.weight": np.ones((2, 2), np.float32)},
                   meta={**HEADER, p.PHASE: "codec", p.COUNT: 3, p.LOSS: 0.5})
     assert set(Site(tmp_path, task=p.TASK_BACKBONE).leave(weights).data) == {"codec/conv.weight"}
-    with pytest.raises(ContentBlockedException, match="allow_backbone: false"):
+    with blocked(caplog, "allow_backbone: false"):
         Site(tmp_path, task=p.TASK_BACKBONE, yaml="allow_backbone: false\n").leave(weights)
     weights.data["x"] = np.array([np.nan])
-    with pytest.raises(ContentBlockedException, match="finite named weights"):
+    with blocked(caplog, "finite named weights"):
         Site(tmp_path, task=p.TASK_BACKBONE).leave(weights)

@@ -26,11 +26,13 @@ from privfedtalk_flare.flare.backbone import average_replies
 from privfedtalk_flare.flare.controller import PrivFedTalkController
 from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
 from privfedtalk_flare.flare.failures import HeaderError, answer_to
-from privfedtalk_flare.flare.lines import round_line
+from privfedtalk_flare.flare.lines import round_line, round_words
 from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon, write_atomically
+from privfedtalk_flare.flare.scalars import fault_of
 from privfedtalk_flare.flare.sections import plain, section, with_sections
 from privfedtalk_flare.flare.site import threads_of
-from privfedtalk_flare.flare.steps import snr_since
+from privfedtalk_flare.flare.steps import STOPPED, StepLog, Stopped, follow, refuse_if_stopped
+from privfedtalk_flare.privacy.step import StepRefused
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -121,18 +123,97 @@ def test_a_reply_with_an_error_code_is_noted_by_its_status_only() -> None:
     assert controller._record.notes == ["site-1 refused: return code EMPTY_RESULT"]
 
 
+@pytest.mark.parametrize(("told", "said"), [
+    ({p.NONCE: "old"}, "nonce is 'old', not 'n'"), ({p.EPSILON: [1.0]}, "epsilon"), ({p.EPSILON: {"a": 1}}, "epsilon"),
+    ({p.EPSILON: {"server": 10**400}}, "epsilon"), ({p.SNR: math.inf}, "snr 'inf'"), ({p.SNR: "1"}, "snr"),
+    ({p.ADAPTERS: 5}, "adapters"), ({p.ADAPTERS: ["../../etc"]}, "adapters"), ({p.VIDEOS: {"a": 1}}, "videos")])
+def test_a_reply_that_could_break_the_server_does_not_count(told: dict, said: str) -> None:
+    asked = {p.JOB: "job", p.ROUND: 1, p.NONCE: "n", p.SPEC: "", p.BACKBONE: "", p.KEY_ID: ""}
+    assert fault_of(asked, asked) == ""
+    assert fault_of({**asked, p.SPEC: "0" * 64, p.SNR: 0.1, p.ADAPTERS: ["identities/a/b.safetensors"]}, asked) == ""
+    assert said in fault_of({**asked, **told}, asked)
+
+
 # Steps
 
+SIZE, STEPS = 400, PrivacySettings(noise_multiplier=1.0, clip_norm=0.1)
+
+
+def at(folder: Path) -> SitePlace:
+    return SitePlace("site-1", None, folder / "state", folder / "run")
+
+
+def seen(folder: Path, theta: np.ndarray, log: StepLog, nonce: str, privacy: PrivacySettings = STEPS) -> float | None:
+    """A broadcast of theta as a site at `folder` takes it."""
+    meta = {p.NONCE: nonce, p.ROUND: 1, **log.told()}
+    log.carried.append(nonce)
+    return follow(theta, meta, at(folder), privacy)
+
+
+def noisy(log: StepLog, theta: np.ndarray, eta: float = 1.0, std: float = 0.02, signal: float = 0.0) -> np.ndarray:
+    log.took(eta, std)
+    rng = np.random.default_rng(int(log.reach * 10))
+    return (theta + eta * (rng.normal(size=SIZE) * std + signal)).astype(np.float32)
+
+
 def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> None:
-    theta, step = np.zeros(400, np.float32), np.full(400, 0.02, np.float32)
-    first = {p.NONCE: "a", p.AFTER: [], p.STEP_NOISE: 0.0}
-    assert snr_since(theta, first, tmp_path) is None
-    second = {p.NONCE: "b", p.AFTER: ["z", "a"], p.STEP_NOISE: 0.01}
-    assert snr_since(theta + step, second, tmp_path) == pytest.approx(math.sqrt(3), rel=1e-4)  # |s|^2 = 4 D s^2
-    again = {p.NONCE: "c", p.AFTER: ["z", "a"], p.STEP_NOISE: 0.01}
-    assert snr_since(theta + step, again, tmp_path) is None  # the same theta once more: no step
-    missed = {p.NONCE: "d", p.AFTER: ["y"], p.STEP_NOISE: 0.01}
-    assert snr_since(theta, missed, tmp_path) is None
+    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    assert seen(tmp_path, theta, log, "a") is None
+    log.took(1.0, 0.01)
+    theta = theta + np.float32(0.012)
+    assert seen(tmp_path, theta, log, "b") == pytest.approx(math.sqrt(0.44), rel=1e-4)  # |s|^2 = 1.44 D s^2
+    assert seen(tmp_path, theta, log, "c") is None  # the same theta once more: no step
+    missed = noisy(log, noisy(log, theta))
+    assert seen(tmp_path, missed, log, "d") is None
+
+
+def test_honest_steps_pass_the_norm_check_also_after_missed_rounds_and_when_one_is_taken_back(tmp_path: Path) -> None:
+    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    for number in range(6):
+        if number not in (2, 3):  # a site that was away, and a new one, see theta only now
+            seen(tmp_path, theta, log, str(number))
+        seen(tmp_path / f"new-{number}", theta, log, str(number))
+        before, was = theta, StepLog(**vars(log))
+        theta = noisy(log, theta, eta=0.5, signal=0.1 / math.sqrt(SIZE))
+    seen(tmp_path, theta, log, "last")
+    seen(tmp_path, before, was, "back")
+    refuse_if_stopped(tmp_path / "state")
+
+
+@pytest.mark.parametrize("change", [
+    lambda theta: theta * 3, lambda theta: theta + 0.04, lambda theta: theta + 0.7 * (np.arange(SIZE) == 7),
+    lambda theta: theta + 8.0])
+def test_a_step_longer_than_clipped_updates_make_stops_the_site(tmp_path: Path, change: object) -> None:
+    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    seen(tmp_path, theta, log, "a")
+    theta = noisy(log, theta)
+    with pytest.raises(StepRefused, match=r"clipped and noised updates reach 0\.6"):
+        seen(tmp_path, change(theta).astype(np.float32), log, "b")
+    with pytest.raises(Stopped, match="remove it to take part again"):
+        refuse_if_stopped(tmp_path / "state")
+    (tmp_path / "state" / STOPPED).unlink()
+    refuse_if_stopped(tmp_path / "state")
+    assert seen(tmp_path, theta, log, "c") is not None  # what was refused is not remembered
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_theta_that_is_not_finite_stops_the_site(tmp_path: Path, value: float) -> None:
+    with pytest.raises(StepRefused, match="not finite"):
+        seen(tmp_path, np.full(SIZE, value, np.float32), StepLog(), "a")
+
+
+def test_the_server_cannot_widen_the_norm_check_beyond_the_sites_own_noise(tmp_path: Path) -> None:
+    log = StepLog()
+    log.took(1.0, 50.0)
+    with pytest.raises(StepRefused, match=r"reach 2\.7"):  # C (1 + sigma (sqrt(400) + 6))
+        seen(tmp_path, np.full(SIZE, 0.2, np.float32), log, "a")
+    with pytest.raises(HeaderError, match="does not say how far"):
+        follow(np.zeros(SIZE, np.float32), {p.NONCE: "a"}, at(tmp_path), STEPS)
+
+
+def test_without_noise_there_is_no_bound(tmp_path: Path) -> None:
+    off, log = PrivacySettings(mechanism="off"), StepLog()
+    assert seen(tmp_path, np.full(SIZE, 9.0, np.float32), log, "a", off) is None
 
 
 # Threads
@@ -215,6 +296,21 @@ def test_a_sealed_round_shows_no_weight_or_score() -> None:
     assert line == "round 1/3  site-1 (sealed)  epsilon 6.10 (receivers)  3 s"
 
 
+def test_epsilon_is_told_by_who_looks_with_what_it_does_not_cover() -> None:
+    entry = Round(round=1, epsilon={"receivers": 6.1, "server": 3.0, "server_and_site": 6.1}, delta=1e-5, snr=0.01,
+                  seconds={"wall": 3.0}, sites={"site-1": {"weight": 0.5, "score": 0.75}, "site-2": {"weight": 0.2}})
+    metadata = ReliabilitySettings()
+    assert round_line(entry, 3, metadata, 0.5) == (
+        "round 1/3  site-1 weight 0.50 score 0.75 (share cap)  site-2 weight 0.20  epsilon 6.10 (receivers, server "
+        "with a site), 3.00 (server) given public metadata  3 s")
+    words = round_words(entry, 4, metadata, ("adapter", "validate"))
+    assert words.startswith("epsilon 6.10 for 4 people: the noise is 100 times the signal")
+    assert "clip count are published and lie outside this promise" in words and "Metrics leave a site" in words
+    assert "published" not in round_words(entry, 4, ReliabilitySettings(mode="sealed"), ("adapter",))
+    open_round = Round(1, {"receivers": "unbounded"}, None, None, {}, {})
+    assert round_words(open_round, 4, metadata, ("adapter",)).startswith("No epsilon is promised")
+
+
 # Sections
 
 def test_a_missing_section_is_an_error() -> None:
@@ -239,11 +335,12 @@ def reply(site: str, value: float, count: object, name: str = "w") -> FLModel:
 def test_replies_are_averaged_by_count_and_bad_ones_refused() -> None:
     refused: dict[str, str] = {}
     replies = [reply("a", 1.0, 1), reply("b", 4.0, 2), reply("c", math.nan, 1), reply("d", 1.0, 0),
-               reply("e", 1.0, 1, "other")]
+               reply("e", 1.0, 1, "other"), reply("f", 1.0, 1)]
+    replies[-1].meta[p.LOSS] = math.nan
     weights, loss = average_replies(replies, 2, refused.__setitem__)
     np.testing.assert_allclose(weights["w"], 3.0)
     assert loss == pytest.approx(3.0)
-    assert set(refused) == {"c", "d", "e"}
+    assert set(refused) == {"c", "d", "e", "f"}
     assert "not finite" in refused["c"] and "at least 1" in refused["d"] and "other tensors" in refused["e"]
 
 

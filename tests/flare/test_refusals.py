@@ -24,19 +24,26 @@ def edit(job: Path, file: str, change: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
+def odd_job(folder: Path, backbone: Path, change: Any, **rounds: Any) -> Path:
+    """A job that carries `misbehaving.py`, with its client configuration changed."""
+    PrivFedTalkRecipe("odd", data=PEOPLE, adapter=AdapterSettings(backbone=str(backbone)), training=BRIEF,
+                      personalize=BRIEF, rounds=RoundSettings(phases=("adapter", "personalize"), **rounds)).export(
+        str(folder))
+    shutil.copy(Path(__file__).with_name("misbehaving.py"), folder / "odd" / "app" / "custom" / "study_misbehaving.py")
+    edit(folder / "odd", "config_fed_client.json", change)
+    return folder / "odd"
+
+
 @pytest.fixture(scope="module")
-def misbehaving(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three sites with stand-in work: one fails in round 1, one answers for another round; min_sites is 1.
+def misbehaving(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three sites: one fails in round 1, one answers for another round; min_sites is 1.
 
     Every site allows epsilon 7 at most, which two rounds reach and a third would pass.
     """
     folder = tmp_path_factory.mktemp("misbehaving")
-    PrivFedTalkRecipe("odd", rounds=RoundSettings(phases=("adapter", "personalize"), rounds=3, min_sites=1)).export(
-        str(folder))
-    shutil.copy(Path(__file__).with_name("stand_in.py"), folder / "odd" / "app" / "custom" / "study_stand_in.py")
-    edit(folder / "odd", "config_fed_client.json", lambda c: c["executors"][0]["executor"].update(
-        path="study_stand_in.StandInExecutor"))
-    return simulate(folder / "odd", folder / "run", clients=3, local="epsilon_max: 7\n")
+    path = "study_misbehaving.Unreliable"
+    job = odd_job(folder, untrained, lambda c: c["executors"][0]["executor"].update(path=path), rounds=3, min_sites=1)
+    return simulate(job, folder / "run", clients=3, local="epsilon_max: 7\n")
 
 
 def test_a_site_out_of_memory_sits_out_one_round(misbehaving: Run) -> None:
@@ -69,6 +76,22 @@ def test_a_stale_reply_is_refused_and_the_round_goes_on(misbehaving: Run) -> Non
 
 def test_the_signal_to_noise_ratio_of_every_round_is_told(misbehaving: Run) -> None:
     assert all(entry.snr is not None for entry in load_summary(misbehaving.workspace).rounds)
+
+
+def test_a_site_that_sends_more_than_it_may_is_found_by_those_who_receive(untrained: Path, tmp_path: Path) -> None:
+    def add_loud(config: dict) -> None:
+        chain = next(c for c in config["task_result_filters"] if "adapter" in c["tasks"])["filters"]
+        chain.insert(1, {"path": "study_misbehaving.Loud", "args": {}})
+
+    run = simulate(odd_job(tmp_path, untrained, add_loud, rounds=3), tmp_path / "run")
+    assert run.code == 0, run.output[-3000:]
+    summary = load_summary(run.workspace)
+    assert len(summary.rounds) == 1 and not summary.adapters
+    for said in ("site-1 refused: step_refused", "site-2 refused: step_refused", "site-1 refused: stopped",
+                 "phase adapter ended early: most sites refused the last step of the shared adapter"):
+        assert any(note.startswith(said) for note in summary.notes), summary.notes
+    lines = (tmp_path / "run-state" / "site-1" / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1  # what was refused is not booked
 
 
 def test_a_job_without_encryption_is_refused_by_sites_that_demand_it(tmp_path: Path) -> None:

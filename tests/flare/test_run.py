@@ -79,7 +79,7 @@ def test_the_summary_has_every_row_and_round(run: Run) -> None:
         assert all(site["count"] == 2 and site["bytes_down"] < site["bytes_up"] for site in entry.sites.values())
         assert entry.delta == 1e-5
         assert entry.snr is not None and entry.snr < 1
-        assert "4 people" in entry.words
+        assert "4 people" in entry.words and "clip count are published and lie outside this promise" in entry.words
     first, second = (entry.epsilon for entry in summary.rounds)
     assert first["receivers"] == pytest.approx(4.3772, abs=1e-3)  # one Gaussian release at sigma 1, delta 1e-5
     assert second["receivers"] > first["receivers"]
@@ -103,8 +103,8 @@ def test_named_files_exist(run: Run) -> None:
 
 
 def test_rounds_are_printed_as_they_happen(run: Run) -> None:
-    for text in ("round 1/2  site-1 weight 0.", "(receivers, given public metadata)", "sigma 1, C 0.1", "snr 0.",
-                 "phase validate done", "no share cap"):
+    for text in ("round 1/2  site-1 weight 0.", "(receivers, server, server with a site) given public metadata",
+                 "sigma 1, C 0.1", "snr 0.", "phase validate done", "no share cap"):
         assert text in run.output
     assert "nvflare.private" not in run.output
 

@@ -12,7 +12,7 @@ from privfedtalk_flare.settings import (
     TrainingSettings,
 )
 from privfedtalk_flare.training import site as site_module
-from privfedtalk_flare.training.corpus import NoClipsError, opaque
+from privfedtalk_flare.training.corpus import NoClipsError, opaque, secret_of
 from privfedtalk_flare.training.place import SitePlace
 from privfedtalk_flare.training.site import SiteWork
 
@@ -95,10 +95,47 @@ def test_personalize_and_validate(work, folder):
     assert all((folder / "run" / v).stat().st_size > 1000 for v in measured.videos)
 
 
+def test_one_persons_failures_stay_theirs(folder, monkeypatch):
+    """A signal that breaks, an adapter that diverges: the others' updates, adapters and metrics are kept."""
+    def first_fails(real, error):
+        calls = []
+
+        def wrapped(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == 1:
+                raise error
+            return real(*args, **kwargs)
+        return wrapped
+
+    work, theta = work_at(folder), np.zeros(90_112, np.float32)
+    signal = first_fails(lambda **_: 0.5, ValueError("an odd clip"))
+    monkeypatch.setattr(site_module, "load_function", lambda *_: signal)
+    first, second = work.adapter_round(theta, 1)
+    assert (first.score, second.score) == (0.0, 0.5) and not first.vector.any() and second.vector.any()
+    monkeypatch.setattr(site_module, "train_denoiser",
+                        first_fails(site_module.train_denoiser, ArithmeticError("the loss is nan")))
+    assert work.personalize(theta) == {}  # the mean of one would show that one
+    assert len(work.adapters) == 1
+    measured = work.validate(theta)
+    assert len(measured.rows["shared"]["psnr"]) == 2 and len(measured.rows["personalized"]["psnr"]) == 1
+
+
+def test_out_of_memory_is_the_sites_and_no_persons(work, monkeypatch):
+    def no_room(*args, **kwargs):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(site_module, "train_denoiser", no_room)
+    with pytest.raises(RuntimeError, match="allocate"):
+        work.adapter_round(np.zeros(work.spec.size, np.float32), 1)
+
+
 def test_logs_and_paths_carry_no_names(work, folder):
     """Rendered people are called person-00000000; a real corpus has real names there."""
     names = {p.train[0].identity for p in work.people}
-    assert names and all(opaque(n) in {p.key for p in work.people} for n in names)
+    secret = secret_of(folder / "state")
+    assert names and all(opaque(n, secret) in {p.key for p in work.people} for n in names)
+    assert secret_of(folder / "elsewhere") != secret and secret_of(folder / "state") == secret
+    assert (folder / "state" / "names.key").stat().st_mode & 0o077 == 0
     written = [str(p.relative_to(folder)) for p in folder.rglob("*") if "synthetic" not in p.parts]
     assert not [text for text in [*work.lines, *written] for name in names if name in text]
 

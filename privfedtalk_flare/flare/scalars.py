@@ -1,0 +1,101 @@
+"""The scalars of a reply and their ranges: what a site lets out, and what the server takes from one that may lie."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+
+from privfedtalk_flare.federation.isfa import ScalarError, check_scalars
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS
+
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+METRIC = re.compile(r"[a-z][a-z0-9_]{0,39}")
+TENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,299}")
+_PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_HEX = re.compile(r"[0-9a-f]{64}")
+MOST = 1_000_000_000
+"""The largest count of anything."""
+
+
+def number(value: object, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether `value` is a finite number in [low, high]."""
+    return (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+            and low <= value <= high)
+
+
+def whole(value: object, low: int = 0) -> bool:
+    """Whether `value` is an integer in [low, MOST]."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= MOST
+
+
+def text(pattern: re.Pattern[str], empty: bool = False) -> Callable[[object], bool]:
+    """A check for a string that matches `pattern` whole, or may be empty."""
+    return lambda value: isinstance(value, str) and ((empty and not value) or pattern.fullmatch(value) is not None)
+
+
+def statistic(value: object, least: int = 1) -> bool:
+    """Whether `value` is {"mean", "std", "n"} over at least `least` people."""
+    return (isinstance(value, dict) and set(value) == {"mean", "std", "n"} and number(value["mean"])
+            and number(value["std"], 0) and whole(value["n"], least))
+
+
+def metrics(value: object) -> bool:
+    """Whether `value` is {metric: finite number}."""
+    return isinstance(value, dict) and all(text(METRIC)(name) and number(one) for name, one in value.items())
+
+
+def _score(value: object) -> bool:
+    try:
+        check_scalars(value, 1, max_clips=1)
+    except ScalarError:
+        return False
+    return True
+
+
+def _names(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 1000 and all(text(_PATH)(name) for name in value)
+
+
+def _busy(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= 1000 and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(number(t, 0, 1e11) for t in pair) for pair in value)
+
+
+def _epsilon(value: object) -> bool:
+    return isinstance(value, dict) and set(value) <= set(VIEWS) and all(
+        e == UNBOUNDED if isinstance(e, str) else number(e, 0) for e in value.values())
+
+
+def _ledger(value: object) -> bool:
+    return (isinstance(value, dict) and set(value) == {"count", "head"} and whole(value["count"])
+            and text(_HEX)(value["head"]))
+
+
+SCALARS: Mapping[str, Callable[[object], bool]] = {
+    p.JOB: text(WORD), p.ROUND: whole, p.NONCE: text(WORD), p.SPEC: text(_HEX, empty=True),
+    p.BACKBONE: text(WORD, empty=True), p.KEY_ID: text(_HEX, empty=True), p.VALUES: lambda v: whole(v, 1),
+    p.BUSY: _busy, p.SNR: lambda v: number(v, 0), p.SCORE: _score, p.COUNT: lambda v: whole(v, 1),
+    p.IDENTITIES: lambda v: whole(v, 1), p.EPSILON: _epsilon, p.LEDGER: _ledger, p.ADAPTERS: _names, p.VIDEOS: _names,
+    p.PHASE: text(METRIC), p.LOSS: number}
+"""Every scalar that may leave a site, and the check of its type and range."""
+
+_USED = (p.EPSILON, p.SNR, p.ADAPTERS, p.VIDEOS)
+"""What the server's controller takes from a reply; score, count and identities are the aggregator's to judge."""
+
+
+def fault_of(told: Mapping[str, object], asked: Mapping[str, object]) -> str:
+    """Why the reply with meta `told` to the task with meta `asked` does not count, "" where it does.
+
+    It must echo the header ("" in it stands for what only sites can know), and what the controller uses must be in its
+    range: an egress filter guards honest sites only.
+    """
+    for key in p.HEADER:
+        if asked[key] != "" and told.get(key) != asked[key]:
+            return f"{key} is {str(told.get(key))[:80]!r}, not {asked[key]!r}"
+    for key in _USED:
+        if key in told and not SCALARS[key](told[key]):
+            return f"{key} {str(told[key])[:80]!r} has a wrong type or range"
+    return ""

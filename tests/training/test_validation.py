@@ -1,0 +1,57 @@
+"""One person's measurements where a clip leaves a metric undefined."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privfedtalk_flare.data.clips import Clip
+from privfedtalk_flare.data.synthetic import Person, render_clip
+from privfedtalk_flare.evaluation.summary import site_rows
+from privfedtalk_flare.training.corpus import IdentityClips
+from privfedtalk_flare.training.validation import validate_person
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[Clip]:
+    rendered = [render_clip(Person.draw(5, 0), number, 1.0) for number in range(3)]
+    return [Clip("a", str(i), r.frames, r.audio, f"{i:064x}", r.aperture) for i, r in enumerate(rendered)]
+
+
+def rows_of(person: IdentityClips, folder: Path, **options: object) -> dict[str, dict[str, float]]:
+    def coarse(frames: np.ndarray) -> np.ndarray:
+        return frames[:, ::16, ::16].reshape(len(frames), -1).astype(np.float64)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return validate_person(person, lambda adapter, base, reference, audio: base, coarse, folder, 64,
+                               **options).rows
+
+
+def test_a_clip_without_a_known_aperture_does_not_take_sync_from_the_others(clips: list[Clip], tmp_path: Path) -> None:
+    silent = dataclasses.replace(clips[1], aperture=None)
+    both = rows_of(IdentityClips("k", clips[:1], [clips[2], silent]), tmp_path)
+    one = rows_of(IdentityClips("k", clips[:1], [clips[2]]), tmp_path)
+    assert math.isfinite(both["shared"]["sync"]) and both["shared"]["sync"] == one["shared"]["sync"]
+    assert both["copy_reference"]["psnr"] != one["copy_reference"]["psnr"]
+
+
+def test_a_metric_that_no_clip_defines_is_left_out_and_the_person_counts_elsewhere(clips: list[Clip],
+                                                                                   tmp_path: Path) -> None:
+    silent = [dataclasses.replace(clip, aperture=None) for clip in clips[1:]]
+    rows = rows_of(IdentityClips("k", clips[:1], silent), tmp_path)
+    assert math.isnan(rows["shared"]["sync"])
+    two = {row: {name: [value, value] for name, value in table.items()} for row, table in rows.items()}
+    made = site_rows(two, least=2)
+    assert "sync" not in made["shared"] and made["shared"]["psnr"]["n"] == 2
+
+
+def test_who_has_no_adapter_of_their_own_has_no_such_row_but_a_sample(clips: list[Clip], tmp_path: Path) -> None:
+    person = IdentityClips("k", clips[:1], clips[1:2])
+    assert "personalized" not in rows_of(person, tmp_path, adapters=("backbone", "shared"))
+    assert (tmp_path / "k.mp4").is_file()
