@@ -35,7 +35,7 @@ def test_the_shipped_settings_go_together():
      ["privacy.clip_norm 100", "rounds.rounds 50", "encryption.primes"]),
     ({"privacy": {"noise_multiplier": 500.0, "clip_norm": 10.0}},
      ["privacy.noise_multiplier 500", "encryption.primes"]),
-    ({"rounds": {"eta": 5000.0}}, ["rounds.eta 5000", "encryption.primes"]),
+    ({"rounds": {"eta": 5000.0}, "privacy": {"clip_norm": 0.1}}, ["rounds.eta 5000", "encryption.primes"]),
     ({"encryption": {"ring": 5000}}, ["encryption.ring", "the choices are 1024"]),
     ({"encryption": {"primes": (60, 40, 40)}}, ["encryption.primes [60, 40, 40]", "encryption.ring 4096"]),
     ({"encryption": {"primes": (38, 38)}}, ["one multiplication needs 3"]),

@@ -34,7 +34,7 @@ class Run:
 
 
 def simulate(job: Path, workspace: Path, *, clients: int = 2, threads: int | None = None, local: str = "",
-             env: Mapping[str, str] | None = None, timeout: float = 1500) -> Run:
+             env: Mapping[str, str] | None = None, timeout: float = 300) -> Run:
     """Runs `job` in FLARE's simulator, all clients at once. `local` is the sites' privfedtalk.yaml, less `state`."""
     (workspace / "local").mkdir(parents=True, exist_ok=True)
     state = f"state: {workspace.parent / (workspace.name + '-state')}/{{site}}\n"

@@ -101,7 +101,7 @@ def person(seed=0, scale=1.0, score=0.75, count=4):
 
 
 def test_a_round_leaves_as_ciphertext_of_the_clipped_noised_average(tmp_path):
-    site = Site(tmp_path)
+    site = Site(tmp_path, privacy={"clip_norm": 0.1})
     assert site.receive().data == {}
     sent = site.send([person(0), person(1)])
     assert sent.meta == {**HEADER, p.KEY_ID: ckks.key_id(site.key()), p.VALUES: SIZE, p.BUSY: [[1.0, 2.0]],

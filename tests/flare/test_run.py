@@ -16,7 +16,7 @@ from simulation import BRIEF, Run, simulate
 from privfedtalk_flare.encryption.keys import load_public
 from privfedtalk_flare.evaluation.summary import ROWS, load_summary, summary_table
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
-from privfedtalk_flare.settings import AdapterSettings, DataSettings, RoundSettings
+from privfedtalk_flare.settings import AdapterSettings, DataSettings, PrivacySettings, RoundSettings
 
 PEOPLE = DataSettings(source="synthetic", people=2, clips=2, seconds=1.0)
 WIRETAP = Path(__file__).with_name("wiretap.py")
@@ -87,7 +87,7 @@ def test_the_summary_has_every_row_and_round(run: Run) -> None:
     assert summary.bytes_per_value <= 42
     assert 0 < summary.overhead_share < 1
     assert len(summary.videos) == len(summary.adapters) == 4
-    assert summary.settings["sigma"] == 1.0 and summary.settings["C"] == 0.1
+    assert summary.settings["sigma"] == 1.0 and summary.settings["C"] == PrivacySettings().clip_norm
     assert not summary.notes
     assert "personalized" in summary_table(summary)
 
@@ -104,7 +104,7 @@ def test_named_files_exist(run: Run) -> None:
 
 def test_rounds_are_printed_as_they_happen(run: Run) -> None:
     for text in ("round 1/2  site-1 weight 0.", "(receivers, server, server with a site) given public metadata",
-                 "sigma 1, C 0.1", "snr 0.", "phase validate done", "no share cap"):
+                 f"sigma 1, C {PrivacySettings().clip_norm:g}", "snr 0.", "phase validate done", "no share cap"):
         assert text in run.output
     assert "nvflare.private" not in run.output
 
