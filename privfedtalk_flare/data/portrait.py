@@ -7,7 +7,7 @@ mask of the generator gives the aperture away.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -83,10 +83,6 @@ class Look:
             lip_full=float(rng.uniform(0.045, 0.07)),
             beard=float(rng.random() < 0.22) * float(rng.uniform(0.35, 0.8)), glasses=float(rng.random() < 0.2),
             blush=float(rng.uniform(0, 0.5)))
-
-    def digest_fields(self) -> list[float]:
-        """Every number of the look, flat: two people are the same exactly when these are."""
-        return [float(v) for f in fields(self) for v in np.ravel(getattr(self, f.name))]
 
 
 @dataclass(frozen=True)
