@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from privfedtalk_flare.encryption.keys import check_ckks
 from privfedtalk_flare.settings import (
     AdapterSettings,
+    BackboneSettings,
     DataSettings,
     EncryptionSettings,
     PrivacySettings,
@@ -16,16 +19,21 @@ from privfedtalk_flare.settings import (
 )
 
 MAX_SEALED_GAMMA = 2.0
+PHASES = ("backbone", "adapter", "personalize", "validate")
+"""PROTOCOL's order: each phase works on what those before it left."""
+COMPONENTS = ("codec", "identity", "denoiser")
+"""The backbone's parts in order: the denoiser works on the codec's latents."""
 
 
 def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings,
               encryption: EncryptionSettings, rounds: RoundSettings, sites: int | None = None, *,
-              data: DataSettings | None = None) -> list[str]:
+              data: DataSettings | None = None, backbone: BackboneSettings | None = None) -> list[str]:
     """Raises `SettingsError` on a combination that would break a promise; returns warnings, each a sentence.
 
     `sites`: how many take part, where known; None is checked as the worst case, one site with all the weight.
     """
     check_private(adapter, reliability, privacy)
+    check_phases(rounds, backbone or BackboneSettings())
     if data is not None and not data.held_out and set(rounds.phases) != {"backbone"}:
         raise SettingsError(f"data.held_out 0 does not go with rounds.phases {list(rounds.phases)}: scores and metrics "
                             "need a held-out clip of each person; use 1 or more")
@@ -51,6 +59,31 @@ def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, pr
                                 "weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise 'local'")
         raise SettingsError(f"privacy.noise 'distributed' with reliability.mode {reliability.mode!r} needs a poll of "
                             "the honest sites before training, which this version does not hold; use 'local'")
+
+
+def check_phases(rounds: RoundSettings, backbone: BackboneSettings) -> None:
+    """Raises `SettingsError` on phases or backbone components that would do nothing, or lose what they trained."""
+    _check_order(rounds.phases, PHASES, "rounds.phases")
+    if "backbone" not in rounds.phases:
+        return
+    if len(rounds.phases) > 1:
+        raise SettingsError(f"rounds.phases {list(rounds.phases)}: 'backbone' does not go with other phases, which "
+                            "would run on adapter.backbone and not on the one just trained; run jobs/backbone first, "
+                            "then `privfedtalk backbone import` on its run, then this job without 'backbone'")
+    _check_order(backbone.components, COMPONENTS, "backbone.components")
+    if not backbone.start and backbone.components != COMPONENTS:
+        raise SettingsError(f"backbone.components {list(backbone.components)} does not go with an empty "
+                            f"backbone.start: a backbone is saved whole; name {', '.join(COMPONENTS)}, or a "
+                            "backbone.start that the other parts come from")
+
+
+def _check_order(given: Sequence[str], order: Sequence[str], where: str) -> None:
+    if not given:
+        raise SettingsError(f"{where} is empty: nothing would run; name one or more of {', '.join(order)}")
+    for before, after in pairwise(given):
+        if order.index(before) >= order.index(after):
+            raise SettingsError(f"{where} {list(given)}: {after!r} stands after {before!r}; name each at most once, "
+                                f"in the order {', '.join(order)}")
 
 
 def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, rounds: RoundSettings,

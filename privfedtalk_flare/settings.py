@@ -110,15 +110,15 @@ class BackboneSettings:
                                           choices=("codec", "identity", "denoiser"))
     start: str = setting("", "a backbone to go on from ('assets' or a folder); empty: every part from nothing")
     seed: int = setting(0, "the common start of all sites, where `start` is empty", low=0)
-    codec_rounds: int = setting(5, "rounds of the codec", low=1)
+    codec_rounds: int = setting(6, "rounds of the codec", low=1)
     codec_steps: int = setting(280, "steps of a site in a round of the codec", low=1)
     codec_batch: int = setting(48, "crops a step", low=1)
     identity_rounds: int = setting(3, "rounds of the identity embedder", low=1)
     identity_steps: int = setting(50, "steps of a site in a round of the identity embedder", low=1)
     identity_batch: int = setting(48, "people a step", low=2)
-    denoiser_rounds: int = setting(12, "rounds of denoiser and audio encoder", low=1)
+    denoiser_rounds: int = setting(24, "rounds of denoiser, aligner and audio encoder", low=1)
     denoiser_steps: int = setting(100, "steps of a site in a round of the denoiser", low=1)
-    denoiser_people: int = setting(75, "people of a site whose clips train the denoiser", low=1)
+    denoiser_people: int = setting(100, "people of a site whose clips train the denoiser", low=1)
     learning_rate: float = setting(1.2e-3, "the denoiser's peak learning rate", low=0.0)
 
 

@@ -3,6 +3,7 @@ import pytest
 from privfedtalk_flare.checks import check_job
 from privfedtalk_flare.settings import (
     AdapterSettings,
+    BackboneSettings,
     DataSettings,
     EncryptionSettings,
     PrivacySettings,
@@ -12,10 +13,12 @@ from privfedtalk_flare.settings import (
 )
 
 
-def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2, data=None):
+def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2, data=None,
+          backbone=None):
     return check_job(AdapterSettings(**adapter or {}), ReliabilitySettings(**reliability or {}),
                      PrivacySettings(**privacy or {}), EncryptionSettings(**encryption or {}),
-                     RoundSettings(**rounds or {}), sites, data=DataSettings(**data or {}))
+                     RoundSettings(**rounds or {}), sites, data=DataSettings(**data or {}),
+                     backbone=BackboneSettings(**backbone or {}))
 
 
 def test_the_shipped_settings_go_together():
@@ -30,6 +33,16 @@ def test_the_shipped_settings_go_together():
      ["privacy.noise 'distributed'", "reliability.mode 'uniform'"]),
     ({"privacy": {"mechanism": "off"}, "reliability": {"release": "noised"}},
      ["reliability.release 'noised'", "privacy.mechanism 'off'"]),
+    ({"rounds": {"phases": ("validate", "adapter", "validate")}},
+     ["rounds.phases ['validate', 'adapter', 'validate']", "'adapter' stands after 'validate'"]),
+    ({"rounds": {"phases": ("adapter", "adapter")}}, ["'adapter' stands after 'adapter'", "at most once"]),
+    ({"rounds": {"phases": ()}}, ["rounds.phases is empty"]),
+    ({"rounds": {"phases": ("backbone", "adapter")}},
+     ["rounds.phases ['backbone', 'adapter']", "run jobs/backbone first", "backbone import"]),
+    ({"rounds": {"phases": ("backbone",)}, "backbone": {"components": ("codec", "denoiser")}},
+     ["backbone.components ['codec', 'denoiser']", "empty backbone.start"]),
+    ({"rounds": {"phases": ("backbone",)}, "backbone": {"components": ("denoiser", "codec"), "start": "assets"}},
+     ["backbone.components ['denoiser', 'codec']", "'codec' stands after 'denoiser'"]),
     ({"data": {"held_out": 0}}, ["data.held_out 0", "rounds.phases ['adapter', 'personalize', 'validate']"]),
     ({"privacy": {"clip_norm": 100.0}, "rounds": {"rounds": 50}},
      ["privacy.clip_norm 100", "rounds.rounds 50", "encryption.primes"]),
@@ -52,6 +65,8 @@ def test_what_does_not_go_together_is_refused_by_name(settings, named):
 def test_the_same_is_fine_where_nothing_is_promised():
     check(adapter={"train": "both"}, privacy={"mechanism": "off"})
     check(data={"held_out": 0}, rounds={"phases": ("backbone",)})
+    check(rounds={"phases": ("backbone",)}, backbone={"components": ("denoiser",), "start": "assets"})
+    check(rounds={"phases": ("adapter", "validate")}, backbone={"components": ("codec",)})  # no such phase
     check(encryption={"scheme": "off"}, privacy={"clip_norm": 100.0}, rounds={"rounds": 50})
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from privfedtalk_flare.data.clips import Clip
-from privfedtalk_flare.data.features import frame_windows, log_mel
+from privfedtalk_flare.data.features import FEATURES, frame_windows, log_mel
+from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.data.windows import sample_window
+from privfedtalk_flare.files import replaced
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderTiny
@@ -51,16 +52,14 @@ class WindowBatch:
 
 def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Path) -> CachedClip:
     """Loads the clip's latents from `folder`, or encodes them and writes them there by atomic replace."""
-    path = folder / f"{clip.digest[:24]}-{codec_digest[:16]}.safetensors"
+    made_from = (clip.digest, codec_digest, mask_box(clip.frames.shape[1]), FEATURES)
+    path = folder / f"{hashlib.sha256(repr(made_from).encode()).hexdigest()[:40]}.safetensors"
     try:
         tensors = load_file(path)
     except (FileNotFoundError, SafetensorError):  # a torn file is written anew
         tensors = _encode(clip, codec)
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".partial")
-        os.close(handle)
-        save_file(tensors, temporary)
-        Path(temporary).replace(path)
+        with replaced(path) as partial:
+            save_file(tensors, partial)
     return CachedClip(clip.identity, clip.name, *(tensors[k].float() for k in ("latents", "masked", "audio")))
 
 

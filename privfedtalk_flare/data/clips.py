@@ -166,22 +166,23 @@ def load_clips(files: Iterable[ClipFile], log: Callable[[str], None], size: int 
                min_frames: int = 25) -> tuple[list[Clip], int]:
     """Loads the good clips, in order; returns them and how many were skipped.
 
-    Each clip skipped is named through `log`, with its fault: what `load_clip` refuses, and copies of an earlier file
-    (the same bytes under another name would leak from training into the held-out clips).
+    Each clip skipped is named through `log`, with its fault: what `load_clip` refuses, and copies of an earlier file of
+    the same identity (the same bytes under another name would leak from training into the held-out clips). What other
+    identities hold changes nothing: the privacy account needs each of them to be independent of the rest.
     """
     clips: list[Clip] = []
-    seen: dict[str, Path] = {}
+    seen: dict[tuple[str, str], Path] = {}
     skipped = 0
     for file in files:
         try:
             clip = load_clip(file, size, min_frames)
-            if clip.digest in seen:
-                raise ClipError(f"{file.path}: the same file as {seen[clip.digest]}; remove one of them")
+            known = seen.setdefault((clip.identity, clip.digest), file.path)
+            if known != file.path:
+                raise ClipError(f"{file.path}: the same file as {known}; remove one of them")
         except ClipError as error:
             skipped += 1
             log(f"clip skipped: {error}")
         else:
-            seen[clip.digest] = file.path
             clips.append(clip)
     return clips, skipped
 

@@ -31,6 +31,8 @@ _MEAN, _STD = -5.5, 1.6
 that clip alone."""
 SILENCE = float((np.log10(_FLOOR) - _MEAN) / _STD)
 """The value of every band in silence; what pads a window beyond the clip's ends."""
+FEATURES = (SAMPLE_RATE, HOP, WINDOW, MELS, STEPS_PER_FRAME, CONTEXT_FRAMES, _LOW_HZ, _HIGH_HZ, _FLOOR, _MEAN, _STD)
+"""Everything that the features follow from, beside the sound: part of the key under which they are kept."""
 
 
 @cache

@@ -17,10 +17,6 @@ from privfedtalk_flare.encryption.keys import KeyFault, slots, value_limit
 if TYPE_CHECKING:
     import tenseal
 
-GRID = 2.0 ** -16
-"""What a decrypted adapter is rounded to before it leaves the key holders: from full float32 values and two ciphertext
-chunks all 4,096 coefficients of the secret key were recovered; from values on this grid, none."""
-
 
 class CiphertextError(ValueError):
     """Bytes that are not the ciphertext they should be, or values that cannot be encrypted."""
@@ -110,8 +106,3 @@ def load_chunk(chunk: bytes, context: tenseal.Context, size: int | None, where: 
     if part.is_transparent():
         raise CiphertextError(f"{where}: a transparent ciphertext, which hides nothing")
     return vector
-
-
-def grid(vector: np.ndarray) -> np.ndarray:
-    """`vector` rounded to multiples of 2^-16, float32: the only form in which an adapter leaves the key holders."""
-    return (np.round(np.asarray(vector, np.float64) / GRID) * GRID).astype(np.float32)

@@ -61,9 +61,10 @@ def build_embedder(seed: int) -> IdentityEmbedder:
 
 
 def load_embedder(source: str) -> IdentityEmbedder:
-    """Loads the embedder that lies beside a backbone ('assets' or a folder), in its sub-folder `identity`."""
-    embedder = IdentityEmbedder.from_pretrained(backbone_folder(source) / "identity", use_safetensors=True,
-                                                dtype=torch.float32)
+    """Loads the embedder that lies beside a backbone ('assets', a folder or a hub id), in its sub-folder `identity`."""
+    folder = backbone_folder(source)
+    embedder = IdentityEmbedder.from_pretrained(str(folder) if folder.exists() else source, subfolder="identity",
+                                                use_safetensors=True, dtype=torch.float32)
     return embedder.requires_grad_(False).eval()
 
 

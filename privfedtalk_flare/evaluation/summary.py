@@ -1,7 +1,8 @@
 """A run's summary: what `summary.json` holds, how sites' rows are pooled, and how it is shown.
 
-A site sends mean, standard deviation and number of people for each row and metric, never one person's value; the server
-pools them exactly. The standard deviation is the sample's (n - 1 in the denominator), 0 where there is one person.
+A site sends mean, standard deviation and number of people for each row and metric, never one person's value: of two
+people it sends no deviation, since mean and deviation of two numbers give away both. The server pools means exactly,
+and deviations (n - 1 in the denominator) as far as sites tell them; None where nothing does.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from privfedtalk_flare.files import READABLE, write_whole
 
 ROWS = ("ground_truth", "copy_reference", "backbone", "shared", "personalized")
 METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
@@ -28,8 +31,11 @@ _PLACES = (FILE_NAME, f"workspace/{FILE_NAME}", f"server/*/{FILE_NAME}", f"*/wor
 _LARGEST = 1e9
 """More than any metric or number of people: a site that sends more is wrong, and sums would overflow."""
 
-Rows = dict[str, dict[str, dict[str, float]]]
-"""row -> metric -> {"mean", "std", "n"}."""
+SPREAD_FROM = 3
+"""Fewest people of a site of whom it sends a standard deviation."""
+
+Rows = dict[str, dict[str, dict[str, float | None]]]
+"""row -> metric -> {"mean", "std", "n"}; only "std" may be None."""
 
 
 class SummaryError(ValueError):
@@ -106,8 +112,8 @@ def site_rows(rows: Mapping[str, Mapping[str, Sequence[float]]], least: int = 1)
     Values that are not finite (a metric that a clip leaves undefined) do not count; a metric with fewer than `least`
     people is left out, so that none is shown alone.
 
-    >>> site_rows({"backbone": {"sync": [0.25, 0.75, float("nan")], "flicker": [float("nan")] * 3}})
-    {'backbone': {'sync': {'mean': 0.5, 'std': 0.3535533905932738, 'n': 2}}}
+    >>> site_rows({"backbone": {"sync": [0.25, 0.5, 0.75, float("nan")], "flicker": [float("nan"), 1, 3]}})
+    {'backbone': {'sync': {'mean': 0.5, 'std': 0.25, 'n': 3}, 'flicker': {'mean': 2.0, 'std': None, 'n': 2}}}
     """
     made: Rows = {}
     for row, metrics in rows.items():
@@ -116,17 +122,20 @@ def site_rows(rows: Mapping[str, Mapping[str, Sequence[float]]], least: int = 1)
             if len(finite) >= max(least, 1):
                 mean = math.fsum(finite) / len(finite)
                 squares = math.fsum((v - mean) ** 2 for v in finite)
-                made.setdefault(row, {})[name] = _statistic(mean, squares, len(finite))
+                spread = len(finite) - 1 if len(finite) >= SPREAD_FROM else 0
+                made.setdefault(row, {})[name] = _statistic(mean, squares, spread, len(finite))
     return made
 
 
 def pool_rows(sites: Iterable[Rows]) -> Rows:
-    """Rows over all people of all sites, in the order of `ROWS`: the same as if their values lay in one list.
+    """Rows over all people of all sites, in the order of `ROWS`; the same as if their values lay in one list, where
+    sites send deviations.
 
-    mean = sum n_k mean_k / N; std^2 (N - 1) = sum (n_k - 1) std_k^2 + n_k (mean_k - mean)^2.
+    mean = sum n_k mean_k / N; std^2 (N - 1) = sum (n_k - 1) std_k^2 + n_k (mean_k - mean)^2. A site that sends no
+    deviation counts by its mean alone, with one degree of freedom: an unbiased estimate of the same variance.
     Raises `SummaryError` on a row or metric that is not known or a statistic that cannot be one.
     """
-    parts: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
+    parts: dict[tuple[str, str], list[tuple[float, float | None, int]]] = {}
     for site in sites:
         for row, metrics in site.items():
             for name, told in metrics.items():
@@ -134,8 +143,8 @@ def pool_rows(sites: Iterable[Rows]) -> Rows:
                     raise SummaryError(f"unknown metric {row}/{name}; the choices are {', '.join(ROWS)} and "
                                        f"{', '.join(METRICS)}")
                 mean, std, n = (told.get(key) for key in ("mean", "std", "n"))
-                if not (all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in (mean, std, n))
-                        and std >= 0 and n >= 1 and n == int(n)):
+                if not (all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in (mean, std or 0.0, n))
+                        and (std is None or std >= 0) and n >= 1 and n == int(n)):
                     raise SummaryError(f"{row}/{name}: not a statistic: {dict(told)!r:.80}")
                 parts.setdefault((row, name), []).append((mean, std, int(n)))
     pooled: Rows = {}
@@ -143,13 +152,14 @@ def pool_rows(sites: Iterable[Rows]) -> Rows:
         told = parts[row, name]
         count = sum(n for _, _, n in told)
         mean = math.fsum(n * m for m, _, n in told) / count
-        squares = math.fsum((n - 1) * s**2 + n * (m - mean) ** 2 for m, s, n in told)
-        pooled.setdefault(row, {})[name] = _statistic(mean, squares, count)
+        squares = math.fsum((n - 1) * (s or 0.0) ** 2 + n * (m - mean) ** 2 for m, s, n in told)
+        freedom = sum(1 if s is None else n for _, s, n in told) - 1
+        pooled.setdefault(row, {})[name] = _statistic(mean, squares, freedom, count)
     return pooled
 
 
-def _statistic(mean: float, squares: float, count: int) -> dict[str, float]:
-    return {"mean": mean, "std": math.sqrt(squares / (count - 1)) if count > 1 else 0.0, "n": count}
+def _statistic(mean: float, squares: float, freedom: int, count: int) -> dict[str, float | None]:
+    return {"mean": mean, "std": math.sqrt(squares / freedom) if freedom > 0 else None, "n": count}
 
 
 def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> float:
@@ -170,10 +180,7 @@ def overhead_share(intervals: Iterable[tuple[float, float]], wall: float) -> flo
 def save_summary(summary: Summary, path: Path) -> Path:
     """Writes `summary` as JSON: `path` holds the old content or the new one, never half of it."""
     text = json.dumps(summary.to_json(), indent=2, allow_nan=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    return partial.replace(path)
+    return write_whole(path, f"{text}\n".encode(), READABLE)
 
 
 def load_summary(run: Path | str) -> Summary:

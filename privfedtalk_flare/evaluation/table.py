@@ -50,13 +50,13 @@ def _rows(summary: Summary) -> Table:
     return table
 
 
-def _cell(told: Mapping[str, float] | None, name: str, people: int) -> str:
+def _cell(told: Mapping[str, float | None] | None, name: str, people: int) -> str:
     """Mean above standard deviation; the number of people too where fewer than the row's have a value."""
     if told is None:
         return f"{_MISSING}\n"
     digits = 3 if name in ("ssim", "sync", "identity", "motion_ratio") else 2
     fewer = f"\nn={int(told['n'])}" if told["n"] < people else ""
-    return f"{told['mean']:.{digits}f}\n{told['std']:.{digits}f}{fewer}"
+    return f"{told['mean']:.{digits}f}\n{_number(told['std'], f'.{digits}f')}{fewer}"
 
 
 def _rounds(rounds: list[Round]) -> Table:

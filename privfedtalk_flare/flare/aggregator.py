@@ -21,7 +21,7 @@ from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
 from privfedtalk_flare.flare.scalars import MOST, whole
-from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, RoundSettings, SettingsError, parse
+from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, RoundSettings, parse
 
 if TYPE_CHECKING:
     import tenseal
@@ -48,19 +48,22 @@ class ISFAAggregator(ModelAggregator):
 
     Args:
         reliability: `ReliabilitySettings`. encryption: `EncryptionSettings`; scheme `off` sums plain vectors.
-        eta: the server's step. min_sites: replies without which an aggregation raises `AveragingError`.
+        rounds: `RoundSettings`, of which eta, the server's step, and min_sites, the replies without which an
+            aggregation raises `AveragingError`, are this component's; 1 each where left out.
 
     What only sites can know (spec, backbone, key id, D) is taken from the first accepted replies: from what most of
     them agree on. In FLARE's own FedAvg nobody calls `begin_round`; header checks then wait for a header to check.
     """
 
     def __init__(self, reliability: Mapping[str, Any] | None = None, encryption: Mapping[str, Any] | None = None,
-                 eta: float = 1.0, min_sites: int = 1) -> None:
+                 rounds: Mapping[str, Any] | None = None) -> None:
         FLComponent.__init__(self)  # ModelAggregator's own __init__ forgets it, and with it the logger (nvflare 2.9)
         super().__init__()
-        self.reliability, self.encryption, self.eta, self.min_sites = reliability, encryption, eta, min_sites
+        self.reliability, self.encryption, self.rounds = reliability, encryption, rounds
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
         self._encrypted = parse(EncryptionSettings, encryption, "encryption").scheme != "off"
+        settings = parse(RoundSettings, {"eta": 1.0, "min_sites": 1} if rounds is None else rounds, "rounds")
+        self.eta, self.min_sites = settings.eta, settings.min_sites
         self.theta: dict[str, np.ndarray] | None = None
         self.spec = self.backbone = self.key_id = ""
         self.values: int | None = None
@@ -76,13 +79,6 @@ class ISFAAggregator(ModelAggregator):
     def bytes_down(self) -> int:
         """Bytes of theta as it is broadcast; 0 before the first round."""
         return sum(int(array.nbytes) for array in (self.theta or {}).values())
-
-    def check_rounds(self, rounds: RoundSettings) -> None:
-        """Raises `SettingsError` where the controller's settings are not this component's."""
-        for name in ("eta", "min_sites"):
-            if (own := getattr(self, name)) != (said := getattr(rounds, name)):
-                raise SettingsError(f"rounds.{name} is {said!r}, but the component that sums the updates has {name} "
-                                    f"{own!r}; set both alike in config_fed_server.json")
 
     def reset_stats(self) -> None:
         """Forgets the replies of the last round; theta, key id and spec stay."""

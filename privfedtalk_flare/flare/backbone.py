@@ -14,13 +14,16 @@ from typing import Any
 
 import numpy as np
 from nvflare.app_common.abstract.fl_model import FLModel
+from safetensors.numpy import save_file
 
 from privfedtalk_flare.federation.averaging import AveragingError, check_weights, weighted_average
+from privfedtalk_flare.files import READABLE, replaced, write_whole
 from privfedtalk_flare.flare import protocol as p
-from privfedtalk_flare.flare.record import write_atomically
 from privfedtalk_flare.settings import BackboneSettings
 
 SIDECAR = "training.json"
+PARTS = "backbone_parts"
+"""Folder in the run folder with each component's latest average, `<component>.safetensors`, losses in the metadata."""
 
 Weights = dict[str, np.ndarray]
 
@@ -28,27 +31,38 @@ Weights = dict[str, np.ndarray]
 def train_backbone(settings: BackboneSettings, ask: Callable[[Mapping[str, np.ndarray], Mapping[str, Any], int],
                                                              list[FLModel]],
                    average_of: Callable[[list[FLModel]], tuple[Weights, float]],
-                   say: Callable[[str], None]) -> tuple[dict[str, Weights], dict[str, list[float]]]:
+                   say: Callable[[str], None],
+                   run: Path) -> tuple[dict[str, Weights], dict[str, list[float]]]:
     """Trains every component of `settings`, and returns its weights and its mean loss after each round.
 
-    `ask(weights, meta, round)` broadcasts `<component>/<name>` -> array and returns the good replies: in the first
-    round of a component the finished ones travel, afterwards only the one that trains. `average_of` makes one of them.
+    `ask(weights, meta, round)` broadcasts `<component>/<name>` -> array and returns the good replies; `average_of`
+    makes one of them. All that is trained so far travels every round, so a late or restarted site needs nothing else.
+    It is kept in the run folder `run` as well: hours of training outlive a round with too few replies, whose
+    AveragingError says what is there.
     """
-    finished: dict[str, Weights] = {}
+    weights: dict[str, Weights] = {}
     losses: dict[str, list[float]] = {}
     for component in settings.components:
         rounds = getattr(settings, f"{component}_rounds")
-        current: Weights | None = None
         losses[component] = []
         for number in range(1, rounds + 1):
-            sent = finished if current is None else {component: current}
-            flat = {f"{owner}/{name}": value for owner, tensors in sent.items() for name, value in tensors.items()}
-            current, loss = average_of(ask(flat, {p.PHASE: component}, number))
+            flat = {f"{owner}/{name}": value for owner, tensors in weights.items() for name, value in tensors.items()}
+            try:
+                weights[component], loss = average_of(ask(flat, {p.PHASE: component}, number))
+            except AveragingError as reason:
+                raise AveragingError(f"{component} round {number}/{rounds}: {reason}; "
+                                     f"{_kept(settings, losses)}") from reason
             losses[component].append(loss)
+            with replaced(run / PARTS / f"{component}.safetensors", READABLE) as partial:
+                save_file(weights[component], partial, metadata={"losses": json.dumps(losses[component])})
             say(f"backbone: {component} round {number}/{rounds}  loss {loss:.5f}")
-        if current is not None:
-            finished[component] = current
-    return finished, losses
+    return weights, losses
+
+
+def _kept(settings: BackboneSettings, losses: Mapping[str, list[float]]) -> str:
+    done = [f"{part} ({len(told)} of {getattr(settings, f'{part}_rounds')} rounds)"
+            for part, told in losses.items() if told]
+    return f"{PARTS}/ in the run folder keeps {', '.join(done)}" if done else "nothing is kept"
 
 
 def average_replies(replies: list[FLModel], min_sites: int,
@@ -96,4 +110,4 @@ def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], sett
     if settings.start:
         before = backbone_folder(settings.start) / SIDECAR
         sidecar["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else settings.start
-    write_atomically(folder / SIDECAR, json.dumps(sidecar, indent=2).encode())
+    write_whole(folder / SIDECAR, json.dumps(sidecar, indent=2).encode(), READABLE)

@@ -21,6 +21,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
+from privfedtalk_flare.checks import check_phases
 from privfedtalk_flare.evaluation.summary import Round, SummaryError, pool_rows
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
@@ -32,7 +33,13 @@ from privfedtalk_flare.flare.scalars import fault_of, metrics
 from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, workspace_of
 from privfedtalk_flare.flare.steps import StepLog
-from privfedtalk_flare.settings import BackboneSettings, PrivacySettings, ReliabilitySettings, RoundSettings
+from privfedtalk_flare.settings import (
+    BackboneSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+)
 
 
 class PrivFedTalkController(ModelController):
@@ -53,6 +60,7 @@ class PrivFedTalkController(ModelController):
         self._reliability = section(ReliabilitySettings, reliability, "reliability")
         self._privacy = section(PrivacySettings, privacy, "privacy")
         self._backbone = section(BackboneSettings, backbone, "backbone")
+        check_phases(self._rounds, self._backbone)
         self._private = self._privacy.mechanism != "off"
         self._phases = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
@@ -67,7 +75,7 @@ class PrivFedTalkController(ModelController):
     def run(self) -> None:
         """All phases, in order. `summary.json` is written after each, so an aborted run keeps what it has."""
         self._aggregator = self.get_component(self.aggregator_id)
-        self._aggregator.check_rounds(self._rounds)
+        self._check_aggregator()
         folder = place_of(self.fl_ctx).output
         say(start_line(self._sites(), self._rounds, self._reliability, self._privacy))
         for phase in self._rounds.phases:
@@ -85,6 +93,14 @@ class PrivFedTalkController(ModelController):
             self.panic("no site gave a usable answer in any phase; each site's own log says why")
             return
         say(f"summary written to {folder / 'summary.json'}")
+
+    def _check_aggregator(self) -> None:
+        """Raises `SettingsError` where the component would sum with another step, or fewer sites, than is announced."""
+        for name in ("eta", "min_sites"):
+            if (own := getattr(self._aggregator, name)) != (said := getattr(self._rounds, name)):
+                raise SettingsError(f"rounds.{name} is {said!r}, but component {self.aggregator_id!r}, which sums the "
+                                    f"updates, has {name} {own!r}; write \"rounds\": \"{{rounds}}\" among its "
+                                    "arguments in config_fed_server.json")
 
     def _train_adapter(self) -> None:
         total = self._rounds.rounds
@@ -150,10 +166,11 @@ class PrivFedTalkController(ModelController):
         def ask(weights: Mapping[str, Any], meta: Mapping[str, Any], number: int) -> list[FLModel]:
             return self._ask(p.TASK_BACKBONE, dict(weights), {**self._header(number), **meta}, self._sites())
 
+        run = place_of(self.fl_ctx).output
         weights, losses = backbone_phase.train_backbone(
             self._backbone, ask, lambda r: backbone_phase.average_replies(r, self._rounds.min_sites, self._refuse),
-            say)
-        folder = place_of(self.fl_ctx).output / "backbone"
+            say, run)
+        folder = run / "backbone"
         config = Path(workspace_of(self.fl_ctx).get_app_config_dir(self.fl_ctx.get_job_id()))
         backbone_phase.save(weights, losses, self._backbone, folder, config)
         say(f"backbone written to {folder}")

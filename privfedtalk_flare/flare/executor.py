@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.failures import HeaderError, answer_to
 from privfedtalk_flare.flare.lines import say
 from privfedtalk_flare.flare.replies import raw_reply, status_reply
-from privfedtalk_flare.flare.sections import plain, section
+from privfedtalk_flare.flare.sections import section
 from privfedtalk_flare.flare.site import place_of, threads_of
-from privfedtalk_flare.flare.steps import follow, refuse_if_stopped
+from privfedtalk_flare.flare.steps import CHECKED, check, check_header, follow, refuse_if_stopped
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -126,7 +127,7 @@ class PrivFedTalkExecutor(Executor):
         with self._working():
             updates = self._work.adapter_round(theta, int(header[p.ROUND]))
         self._track(fl_ctx, int(header[p.ROUND]), snr=snr, identities=len(updates),
-                    score=float(np.mean([u.score for u in updates])), seconds=time.time() - began)
+                    seconds=time.time() - began)
         return raw_reply(updates, {**header, p.VALUES: self._work.spec.size, p.BUSY: self._spent(), **_known(snr)})
 
     def _personalize(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
@@ -155,26 +156,26 @@ class PrivFedTalkExecutor(Executor):
         """The shared adapter (D,) that came with the task, and the SNR of its last step; the clips are ready then.
 
         Fills in what the server cannot know before the sites say it, and raises HeaderError on what does not agree,
-        `StepRefused` where theta came farther than it can.
+        `StepRefused` where theta came farther than it can. `ReserveRelease` has checked a task of an adapter round
+        already, before it booked it, but for spec and backbone, which are known here only.
         """
         with self._working():
             self._people = self._work.prepare()
         spec = self._work.spec
-        own = {p.JOB: fl_ctx.get_job_id(), p.SPEC: spec.digest, p.BACKBONE: self._work.backbone_digest}
+        own = {p.SPEC: spec.digest, p.BACKBONE: self._work.backbone_digest}
         for key, mine in own.items():
             if header[key] not in ("", None, mine):
                 raise HeaderError(f"header {key}: the server says {header[key]!r}, this site has {mine!r}; all sites "
                                   f"must have the same backbone and adapter settings")
-        header.update(own)
-        for name, theirs in (dxo.meta.get(p.AGREED) or {}).items():
-            mine = plain({"privacy": self._privacy, **self._settings}[name])
-            if differing := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
-                raise HeaderError(f"{name}: the server's settings differ from this site's in {', '.join(differing)}; "
-                                  "config_fed_server.json and config_fed_client.json must agree")
+        header.update({p.JOB: fl_ctx.get_job_id(), **own})
         theta = np.zeros(spec.size, np.float32) if dxo.meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
         if theta.shape != (spec.size,):
             raise HeaderError(f"the shared adapter has shape {theta.shape}, this site's {(spec.size,)}")
-        return theta, follow(theta, dxo.meta, self._place, self._privacy)
+        if not fl_ctx.get_prop(CHECKED, False):
+            check_header(dxo.meta, fl_ctx.get_job_id(), privacy=self._privacy, **self._settings)
+            check(theta, dxo.meta, self._place, self._privacy)
+        snr = follow(theta, dxo.meta, self._place)
+        return theta, None if snr is None else float(f"{snr:.3g}")  # it says no more of decrypted values than it must
 
     def _track(self, fl_ctx: FLContext, step: int, **values: float | None) -> None:
         tags = {"seconds/training" if tag == "seconds" else tag: value for tag, value in values.items()}
@@ -184,10 +185,10 @@ class PrivFedTalkExecutor(Executor):
     def _working(self) -> _Working:
         return _Working(self._busy)
 
-    def _spent(self) -> list[list[float]]:
-        """The busy intervals since the last reply, [[start, end], ...] in seconds since the epoch."""
+    def _spent(self) -> list[list[int]]:
+        """When the site worked since its last reply, as BUSY may say it."""
         spent, self._busy = self._busy, []
-        return spent
+        return _united(spent)
 
 
 class _Working:
@@ -201,6 +202,21 @@ class _Working:
 
     def __exit__(self, *error: object) -> None:
         self._busy.append([self._since, time.time()])
+
+
+def _united(intervals: Iterable[Sequence[float]]) -> list[list[int]]:
+    """The union of [start, end] in seconds, in order, each start rounded down and each end up to a whole second.
+
+    The server needs no more to tell overhead from work; how many pieces the work had, and how long one took, stay here.
+    """
+    union: list[list[int]] = []
+    for start, end in sorted(intervals):
+        first, last = math.floor(start), math.ceil(max(start, end))  # a clock may be set back
+        if union and first <= union[-1][1]:
+            union[-1][1] = max(union[-1][1], last)
+        else:
+            union.append([first, last])
+    return union
 
 
 def _known(snr: float | None) -> dict[str, float]:

@@ -9,6 +9,7 @@ from privfedtalk_flare.flare.protocol import (
     STATUS_DATA_ERROR,
     STATUS_FAILED,
     STATUS_MISSING_ASSET,
+    STATUS_NO_BACKBONE,
     STATUS_NO_CLIPS,
     STATUS_NO_ENCRYPTION,
     STATUS_OUT_OF_MEMORY,
@@ -26,6 +27,7 @@ _BY_NAME = {
     "HeaderError": (ReturnCode.BAD_TASK_DATA, STATUS_WRONG_HEADER),
     "KeyFault": (ReturnCode.BAD_TASK_DATA, STATUS_WRONG_HEADER),
     "PlainTaskError": (ReturnCode.BAD_TASK_DATA, STATUS_NO_ENCRYPTION),
+    "BackboneRefused": (ReturnCode.BAD_TASK_DATA, STATUS_NO_BACKBONE),
     "StepRefused": (ReturnCode.BAD_TASK_DATA, STATUS_STEP_REFUSED),
     "Stopped": (ReturnCode.EXECUTION_EXCEPTION, STATUS_STOPPED),
     "BudgetExceeded": (ReturnCode.EXECUTION_EXCEPTION, STATUS_BUDGET_SPENT),
@@ -41,6 +43,10 @@ class HeaderError(ValueError):
 
 class PlainTaskError(ValueError):
     """A task of a job without encryption, at a site that demands it."""
+
+
+class BackboneRefused(ValueError):  # noqa: N818  (an answer, not an error)
+    """A backbone task at a site that does not allow that phase."""
 
 
 def answer_to(error: Exception) -> tuple[str, str]:

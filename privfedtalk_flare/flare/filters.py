@@ -23,14 +23,15 @@ from privfedtalk_flare.encryption.keys import check_key_id, key_id
 from privfedtalk_flare.encryption.packing import decrypt, encrypt, held_values
 from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
-from privfedtalk_flare.flare.failures import PlainTaskError
+from privfedtalk_flare.flare.failures import BackboneRefused, PlainTaskError
 from privfedtalk_flare.flare.guard import ResultFilter, TaskFilter
 from privfedtalk_flare.flare.keys import client_context
 from privfedtalk_flare.flare.replies import RAW_KIND, RawUpdates, raw_reply, status_reply
 from privfedtalk_flare.flare.site import place_of
-from privfedtalk_flare.flare.steps import check, refuse_if_stopped
+from privfedtalk_flare.flare.steps import CHECKED, check, check_header, refuse_if_stopped
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import Release, View
 from privfedtalk_flare.privacy.ledger import Entry, Head, Ledger
@@ -69,9 +70,10 @@ class DecryptAdapter(TaskFilter):
 
 
 class ReserveRelease(TaskFilter):
-    """Task data: checks theta's step and books the coming release in the site's ledger, before anything trains.
+    """Task data: checks what can be known before anything trains, and books the coming release in the site's ledger.
 
-    On task `backbone` it books a release without noise, as plain weights leave the site there.
+    On task `backbone` it books a release without noise, as plain weights leave the site there. A task that the site
+    refuses costs it nothing.
     """
 
     def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
@@ -91,8 +93,14 @@ class ReserveRelease(TaskFilter):
         if phase == p.TASK_ADAPTER and place.require_encryption and not fl_ctx.get_prop(_ENCRYPTED, False):
             raise PlainTaskError("this job sends updates unencrypted, and this site's privfedtalk.yaml requires "
                                  "encryption")
-        if phase == p.TASK_ADAPTER and p.MOVED in meta and p.PLAIN in dxo.data:  # FLARE's own FedAvg says no MOVED
-            check(np.asarray(dxo.data[p.PLAIN]), meta, place, self._privacy)
+        if phase == p.TASK_BACKBONE and not place.allow_backbone:
+            raise BackboneRefused("this job trains the backbone, whose weights travel unencrypted and without a "
+                                  "privacy guarantee, and this site's privfedtalk.yaml says allow_backbone: false")
+        check_header(meta, fl_ctx.get_job_id(), privacy=self._privacy, reliability=self._reliability)
+        if phase == p.TASK_ADAPTER and p.MOVED in meta:  # FLARE's own FedAvg says none; our executor then insists
+            theta = None if meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
+            check(theta, meta, place, self._privacy)
+            fl_ctx.set_prop(CHECKED, True, private=True, sticky=False)
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
         entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
                       nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
@@ -145,6 +153,8 @@ class PrivacyFilter(ResultFilter):
             meta[p.SCORE] = mechanism.release_score(scores, release=wanted.score,
                                                     noise_multiplier=wanted.score_noise_multiplier)
             meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
+            if self._privacy.mechanism == "off":
+                tracking.send(self, fl_ctx, {"score": meta[p.SCORE]}, int(meta.get(p.ROUND) or 0), tracking.RELEASED)
         return DXO(DataKind.WEIGHTS, data={p.PLAIN: update}, meta=meta).to_shareable()
 
     def _usable(self, updates: tuple[Any, ...], size: object) -> tuple[list[np.ndarray], list[float], list[int]]:

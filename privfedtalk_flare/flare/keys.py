@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from nvflare.fuel.sec.security_content_service import LoadResult, SecurityConten
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from privfedtalk_flare.encryption.keys import KeyFault, load_public, load_secret, make_pair
+from privfedtalk_flare.files import write_whole
 from privfedtalk_flare.flare.site import workspace_of
 from privfedtalk_flare.settings import EncryptionSettings
 
@@ -84,14 +84,5 @@ def _make_once(folder: Path, encryption: EncryptionSettings) -> None:
         if (folder / CLIENT_CONTEXT).exists():
             return
         secret, public = make_pair(encryption)
-        _write(folder / SERVER_CONTEXT, public)
-        _write(folder / CLIENT_CONTEXT, secret)  # last: its presence says that the pair is whole
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+        write_whole(folder / SERVER_CONTEXT, public)
+        write_whole(folder / CLIENT_CONTEXT, secret)  # last: its presence says that the pair is whole

@@ -7,8 +7,6 @@ TASK_ADAPTER = "adapter"
 TASK_PERSONALIZE = "personalize"
 TASK_VALIDATE = "validate"
 TASKS = (TASK_BACKBONE, TASK_ADAPTER, TASK_PERSONALIZE, TASK_VALIDATE)
-ENCRYPTED_TASKS = (TASK_ADAPTER, TASK_PERSONALIZE, TASK_VALIDATE)
-"""Tasks whose data carries the encrypted shared adapter."""
 
 # Header of a task, echoed by every reply (PROTOCOL: "check header").
 JOB = "job"
@@ -26,7 +24,7 @@ IDENTITIES = "identities"
 METRICS = "metrics"
 STATUS = "status"
 BUSY = "busy"
-"""Seconds since the epoch, [[start, end], ...], in which the site worked: for overhead_share."""
+"""When the site worked, [[start, end], ...] in whole seconds since the epoch: for overhead_share."""
 EPSILON = "epsilon"
 SNR = "snr"
 LEDGER = "ledger"
@@ -43,13 +41,13 @@ VALUES = "values"
 """Reply to an adapter task: D, the length of the update. The server takes spec, backbone, key id and D from the first
 replies (the values most sites agree on; the others are refused) and states them in every later header."""
 AFTER = "after"
-"""Task of ENCRYPTED_TASKS: nonces of the broadcasts that carried the theta before its last step; [] in round 0."""
+"""Task that carries theta: nonces of the broadcasts that carried the theta before its last step; [] in round 0."""
 STEP_NOISE = "step_noise"
-"""Task of ENCRYPTED_TASKS: standard deviation, per coordinate, of the noise in theta's last step: eta sqrt(V)."""
+"""Task that carries theta: standard deviation, per coordinate, of the noise in theta's last step: eta sqrt(V)."""
 MOVED = "moved"
-"""Task of ENCRYPTED_TASKS: [sum of eta, sum of eta^2 V] of all steps since theta = 0, for the receivers' norm check."""
+"""Task that carries theta: [sum of eta, sum of eta^2 V] of all steps since theta = 0, for the receivers' norm check."""
 AGREED = "agreed"
-"""Task of ENCRYPTED_TASKS: the server's copy of the settings that sites must have as well, section -> mapping."""
+"""Task that carries theta: the server's copy of the settings that sites must have as well, section -> mapping."""
 VIDEOS = "videos"
 ADAPTERS = "adapters"
 """Replies to personalize and validate: lists of relative names, opaque ids only."""
@@ -65,12 +63,13 @@ STATUS_OUT_OF_MEMORY = "out_of_memory"
 STATUS_BUDGET_SPENT = "budget_exceeded"
 STATUS_WRONG_HEADER = "wrong_header"
 STATUS_NO_ENCRYPTION = "encryption_required"
+STATUS_NO_BACKBONE = "backbone_not_allowed"
 STATUS_MISSING_ASSET = "missing_asset"
 STATUS_STEP_REFUSED = "step_refused"
 """Theta came farther than clipped and noised updates can carry it; the site stops until its operator has looked."""
 STATUS_STOPPED = "stopped"
 STATUS_FAILED = "failed"
 STATUSES = (STATUS_OK, STATUS_NO_CLIPS, STATUS_DATA_ERROR, STATUS_OUT_OF_MEMORY, STATUS_BUDGET_SPENT,
-            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_MISSING_ASSET, STATUS_STEP_REFUSED, STATUS_STOPPED,
-            STATUS_FAILED)
+            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_NO_BACKBONE, STATUS_MISSING_ASSET, STATUS_STEP_REFUSED,
+            STATUS_STOPPED, STATUS_FAILED)
 """All a failed reply says, as meta STATUS, beside its return code."""

@@ -57,12 +57,12 @@ class PrivFedTalkRecipe(Recipe):
                  custom: Path | None = None) -> None:
         self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
         self.training = training or TrainingSettings()
-        self.personalize = personalize or TrainingSettings(steps=60)
+        self.personalize = personalize or TrainingSettings(steps=60, learning_rate=1e-2)
         self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
         self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
         self.backbone = backbone or BackboneSettings()
         warnings = check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds,
-                             data=self.data)
+                             data=self.data, backbone=self.backbone)
         for warning in warnings if p.TASK_ADAPTER in self.rounds.phases else ():
             logging.getLogger(__name__).warning(f"job {name}: {warning}")
         job = FedJob(name=name, min_clients=self.rounds.min_sites)
@@ -87,7 +87,7 @@ class PrivFedTalkRecipe(Recipe):
             rounds=plain(rounds), reliability=plain(self.reliability), privacy=plain(self.privacy),
             backbone=plain(self.backbone)), id="controller")
         job.to_server(ISFAAggregator(reliability=plain(self.reliability), encryption=plain(self.encryption),
-                                     eta=rounds.eta, min_sites=rounds.min_sites), id="aggregator")
+                                     rounds=plain(rounds)), id="aggregator")
         job.to_server(TBAnalyticsReceiver(events=[tracking.EVENT, tracking.FED_EVENT]), id="tensorboard")
 
     def _add_clients(self, custom: Path | None) -> None:
@@ -139,7 +139,7 @@ VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
         "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=4)),
     "backbone": lambda: PrivFedTalkRecipe(
         "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
-        rounds=RoundSettings(phases=("backbone",), min_sites=4)),
+        rounds=RoundSettings(phases=("backbone",))),
     "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(gamma=0.0)),
     "fedprox": lambda: PrivFedTalkRecipe(
         "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1), reliability=ReliabilitySettings(gamma=0.0)),

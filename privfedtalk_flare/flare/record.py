@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from privfedtalk_flare.evaluation.summary import (
     pool_rows,
     save_summary,
 )
+from privfedtalk_flare.files import write_whole
 from privfedtalk_flare.flare.scalars import number
 from privfedtalk_flare.privacy.accountant import VIEWS
 
@@ -93,15 +93,4 @@ def save_round(folder: Path, job: str, theta: Mapping[str, np.ndarray], state: M
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(chunk) for name, chunk in theta.items()}
-    return write_atomically(folder / f"{job}.safetensors", save(tensors, metadata={"state": json.dumps(dict(state))}))
-
-
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Replaces `path` by `content`, on disk (fsync) before the name changes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return partial.replace(path)
+    return write_whole(folder / f"{job}.safetensors", save(tensors, metadata={"state": json.dumps(dict(state))}))

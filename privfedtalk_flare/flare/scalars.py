@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 
+from privfedtalk_flare.evaluation.summary import SPREAD_FROM
 from privfedtalk_flare.federation.isfa import ScalarError, check_scalars
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS
@@ -37,9 +38,10 @@ def text(pattern: re.Pattern[str], empty: bool = False) -> Callable[[object], bo
 
 
 def statistic(value: object, least: int = 1) -> bool:
-    """Whether `value` is {"mean", "std", "n"} over at least `least` people."""
+    """Whether `value` is {"mean", "std", "n"} over at least `least` people, with no `std` of fewer than three."""
     return (isinstance(value, dict) and set(value) == {"mean", "std", "n"} and number(value["mean"])
-            and number(value["std"], 0) and whole(value["n"], least))
+            and whole(value["n"], least)
+            and (value["std"] is None or (value["n"] >= SPREAD_FROM and number(value["std"], 0))))
 
 
 def metrics(value: object) -> bool:
@@ -61,7 +63,8 @@ def _names(value: object) -> bool:
 
 def _busy(value: object) -> bool:
     return isinstance(value, list) and len(value) <= 1000 and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(number(t, 0, 1e11) for t in pair) for pair in value)
+        isinstance(pair, (list, tuple)) and len(pair) == 2
+        and all(number(t, 0, 1e11) and isinstance(t, int) for t in pair) for pair in value)
 
 
 def _epsilon(value: object) -> bool:

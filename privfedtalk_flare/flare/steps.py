@@ -1,4 +1,4 @@
-"""The steps of the shared adapter: what the server says about them, and what a receiver makes of the one it sees.
+"""The steps of the shared adapter: what the server says about them, and what a site checks before it follows one.
 
 A receiver refuses a step that is longer than clipped and noised updates can make it (PROTOCOL, "Norm check"): a site
 that sent more than it may, or a sum that went wrong. As a server could learn about the adapter from which sums are
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,11 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from privfedtalk_flare.files import replaced
 from privfedtalk_flare.flare.failures import HeaderError
-from privfedtalk_flare.flare.protocol import AFTER, MOVED, NONCE, ROUND, STEP_NOISE
+from privfedtalk_flare.flare.protocol import AFTER, AGREED, JOB, MOVED, NONCE, ROUND, STEP_NOISE
 from privfedtalk_flare.flare.scalars import number
+from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.privacy.step import StepRefused, check_step
 from privfedtalk_flare.privacy.words import snr_of_step
 from privfedtalk_flare.settings import PrivacySettings
@@ -29,6 +30,8 @@ from privfedtalk_flare.training.place import SitePlace
 
 FILE_NAME = "theta.safetensors"
 STOPPED = "stopped.txt"
+CHECKED = "privfedtalk_checked"
+"""In the FLContext of a task (FLARE makes one for each): whether `check_header` and `check` have let it pass."""
 
 
 class Stopped(RuntimeError):  # noqa: N818  (a state, not a fault)
@@ -65,8 +68,26 @@ class _Seen:
     moved: tuple[float, float]
 
 
-def check(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> None:
-    """Raises `StepRefused`, and stops the site, where `theta` (D,) lies too far from the one seen last.
+def check_header(meta: Mapping[str, Any], job: str, **settings: Any) -> None:
+    """Raises `HeaderError` where a task with this `meta` is not of `job`, or was made with other `settings`.
+
+    `settings`: the site's own, section by section; AGREED in `meta` is the server's copy of some of them. FLARE's own
+    FedAvg says neither.
+    """
+    if meta.get(JOB) not in ("", None, job):
+        raise HeaderError(f"header {JOB}: the server says {meta[JOB]!r}, this site runs {job!r} and takes tasks of "
+                          "that job only")
+    for name, theirs in (meta.get(AGREED) or {}).items():
+        if name not in settings:
+            raise HeaderError(f"header {AGREED}: {name!r} cannot be compared; the choices are {', '.join(settings)}")
+        mine = plain(settings[name])
+        if differing := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
+            raise HeaderError(f"{name}: the server's settings differ from this site's in {', '.join(differing)}; "
+                              "config_fed_server.json and config_fed_client.json must agree")
+
+
+def check(theta: np.ndarray | None, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> None:
+    """Raises `StepRefused`, and stops the site, where `theta` (D,), None for 0, lies too far from the one seen last.
 
     `meta` is the task's. The bound holds from theta = 0 on, so rounds that this site missed only widen it; without
     noise there is none.
@@ -80,13 +101,12 @@ def check(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy:
         raise
 
 
-def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> float | None:
-    """Checks `theta`, remembers it in the run folder, and returns the signal-to-noise ratio of its last step.
+def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace) -> float | None:
+    """Remembers `theta`, which `check` let pass, in the run folder, and returns the signal-to-noise ratio of its step.
 
     The ratio is None where no noise was added, where this site took no part in the broadcast before the step, or where
     it has seen this theta already. What is remembered is a file, as FLARE may restart the process between tasks.
     """
-    check(theta, meta, place, privacy)
     path = place.output / FILE_NAME
     seen = _recalled(path)
     _remember(path, theta, meta)
@@ -104,17 +124,20 @@ def refuse_if_stopped(state: Path) -> None:
                       "remove it to take part again")
 
 
-def _check(theta: np.ndarray, seen: _Seen | None, meta: Mapping[str, Any], privacy: PrivacySettings) -> None:
+def _check(theta: np.ndarray | None, seen: _Seen | None, meta: Mapping[str, Any], privacy: PrivacySettings) -> None:
     moved = meta.get(MOVED)
     if not (isinstance(moved, (list, tuple)) and len(moved) == 2 and all(number(value, 0) for value in moved)):
         raise HeaderError(f"header {MOVED}: {str(moved)[:80]!r} does not say how far theta has moved")
-    before, was = (seen.theta, seen.moved) if seen is not None else (np.zeros_like(theta), (0.0, 0.0))
-    if before.shape != theta.shape:
-        raise HeaderError(f"the shared adapter has shape {theta.shape}, the one before it {before.shape}")
-    eta, variance = abs(moved[0] - was[0]), abs(moved[1] - was[1])  # after a step taken back it is the way back
+    if seen is None:
+        seen = _Seen(np.zeros(1 if theta is None else theta.shape, np.float32), "", (0.0, 0.0))
+    if theta is None:
+        theta = np.zeros_like(seen.theta)
+    if seen.theta.shape != theta.shape:
+        raise HeaderError(f"the shared adapter has shape {theta.shape}, the one before it {seen.theta.shape}")
+    eta, variance = (abs(now - was) for now, was in zip(moved, seen.moved, strict=True))  # a step taken back counts too
     most = privacy.noise_multiplier * privacy.clip_norm * eta  # V <= (sigma C)^2, whatever the server says
     error = 5e-5 * float(np.abs(theta).max()) + 1e-5 * math.sqrt(max(1, int(meta.get(ROUND) or 1)))
-    check_step(theta.astype(np.float64) - before, reach=eta * privacy.clip_norm,
+    check_step(theta.astype(np.float64) - seen.theta, reach=eta * privacy.clip_norm,
                noise_std=min(math.sqrt(variance), most), error=2 * error)
 
 
@@ -127,13 +150,9 @@ def _recalled(path: Path) -> _Seen | None:
 
 
 def _remember(path: Path, theta: np.ndarray, meta: Mapping[str, Any]) -> None:
-    """By atomic replace, under a name of its own: FLARE's simulator may run two processes for one site."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
-    save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial,
-              metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(meta.get(MOVED) or [0, 0])})
-    partial.chmod(0o600)
-    partial.replace(path)
+    with replaced(path) as partial:
+        save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial,
+                  metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(meta.get(MOVED) or [0, 0])})
 
 
 def _stop(state: Path, reason: StepRefused) -> None:

@@ -20,9 +20,11 @@ EVENT = ANALYTIC_EVENT_TYPE
 FED_EVENT = f"fed.{ANALYTIC_EVENT_TYPE}"
 
 SITE_WITH_DP = frozenset({"snr", "identities"})
-"""What a site may send under differential privacy: no loss, raw score, clip fraction or training time."""
-SITE = SITE_WITH_DP | {"score", "seconds/training"}
-"""What a site may send where no guarantee is claimed."""
+"""What a site may send under differential privacy: no loss, score, clip fraction or training time."""
+SITE = SITE_WITH_DP | {"seconds/training"}
+"""What a site's executor may send where no guarantee is claimed."""
+RELEASED = frozenset({"score"})
+"""What its privacy filter may send there, of what it has just released: the score in mode `metadata`, on its grid."""
 SERVER = frozenset({"snr", "epsilon/receivers", "epsilon/server", "epsilon/server_and_site", "seconds/wall",
                     "seconds/aggregate", "weight/*", "metric/*"})
 """What the server writes: functions of the replies that every site's egress filter let through."""

@@ -7,19 +7,23 @@ stays linear. A is derived from SHAKE-256, because torch's generator is not prom
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import UNetMotionModel
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from privfedtalk_flare.federation.update import UpdateSpec, digest_of
+from privfedtalk_flare.files import READABLE, replaced
 
 SHARED = "shared"
 IDENTITY = "identity"
+BACKBONE = "backbone"
+"""Key in an adapter file's metadata: digest of the backbone that it changes; on another one its values mean nothing."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 """Attention only: the motion modules' proj_in and proj_out are called by keyword, which LoRA layers refuse."""
 GRID = 2.0**-16
@@ -33,18 +37,25 @@ class SharedAdapter:
     """
 
     def __init__(self, denoiser: UNetMotionModel, rank: int, scaling: float, train: str) -> None:
+        self.denoiser = denoiser
         denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank * scaling, target_modules=TARGETS), SHARED)
         tensors = dict(_factors(denoiser, SHARED))
         for name, tensor in tensors.items():
             if ".lora_A." in name:
                 with torch.no_grad():
                     tensor.copy_(torch.from_numpy(_start_of_a(name, tuple(tensor.shape))))
+        self.tensors = tensors
         self.trained = {n: t for n, t in tensors.items() if train == "both" or ".lora_B." in n}
         self.start = {n: t.detach().clone() for n, t in self.trained.items()}
         frozen = {n: t.detach().cpu().numpy() for n, t in tensors.items() if n not in self.trained}
         self.spec = UpdateSpec.of({n: t.numpy(force=True) for n, t in self.trained.items()}, rank, scaling,
                                   digest_of(frozen))
-        for name, tensor in tensors.items():
+        self.activate()
+
+    def activate(self) -> None:
+        """Makes this the only adapter that acts and trains, whichever others lie on the denoiser."""
+        self.denoiser.set_adapters([SHARED])
+        for name, tensor in self.tensors.items():
             tensor.requires_grad_(name in self.trained)
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -63,19 +74,24 @@ class SharedAdapter:
 
 
 class IdentityAdapter:
-    """One person's own adapter, A and B both trained. It has no form that travels: `save` writes to the site."""
+    """One person's own adapter, A and B both trained, on top of the shared one. It has no form that travels: `save`
+    writes to the site. `backbone` is the digest of the one under it.
+    """
 
-    def __init__(self, denoiser: UNetMotionModel, rank: int, seed: int) -> None:
+    def __init__(self, denoiser: UNetMotionModel, rank: int, seed: int, backbone: str) -> None:
+        self.denoiser, self.backbone = denoiser, backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
-        denoiser.set_adapters([SHARED, IDENTITY])
         self.tensors = dict(_factors(denoiser, IDENTITY))
-        for _, tensor in _factors(denoiser, SHARED):
-            tensor.requires_grad_(False)
         self.start = {n: t.detach().clone() for n, t in self.tensors.items()}
-        for tensor in self.tensors.values():
-            tensor.requires_grad_(True)
+        self.activate()
+
+    def activate(self) -> None:
+        """Lets both adapters act, and this one alone train."""
+        self.denoiser.set_adapters([SHARED, IDENTITY])
+        for _, tensor in _factors(self.denoiser, SHARED):
+            tensor.requires_grad_(False)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return list(self.tensors.values())
@@ -88,21 +104,33 @@ class IdentityAdapter:
 
     def save(self, path: Path) -> None:
         """Writes safetensors into the site's own state, by atomic replace, readable by its owner alone."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        save_file({n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}, partial)
-        partial.chmod(0o600)
-        partial.replace(path)
+        with replaced(path) as partial:
+            save_file({n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}, partial,
+                      metadata={BACKBONE: self.backbone})
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Raises ValueError where the file's tensors are not this adapter's."""
-        loaded = load_file(path)
+        """Raises ValueError where the file is of another backbone or rank, or cannot be read."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                check_backbone(path, file.metadata(), self.backbone)
+                loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: cannot be read as safetensors ({error}); personalize again") from error
         if {n: t.shape for n, t in loaded.items()} != {n: t.shape for n, t in self.tensors.items()}:
-            raise ValueError(f"{path}: not an identity adapter of this backbone and rank; personalize again, or give "
-                             "the file that goes with this backbone")
+            raise ValueError(f"{path}: not an identity adapter of this rank; personalize again, or set "
+                             "adapter.identity_rank to the file's")
         for name, tensor in self.tensors.items():
             tensor.copy_(loaded[name])
+
+
+def check_backbone(path: Path, metadata: Mapping[str, str] | None, backbone: str) -> None:
+    """Raises ValueError where an adapter file's metadata does not name `backbone`, a digest."""
+    named = (metadata or {}).get(BACKBONE)
+    if named != backbone:
+        raise ValueError(f"{path}: an adapter of backbone {named[:12] if named else 'unknown'}, this one is "
+                         f"{backbone[:12]}; set `backbone` to the one that it was trained on, or train it again on "
+                         "this one")
 
 
 def _factors(denoiser: UNetMotionModel, adapter: str) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -124,9 +152,9 @@ def to_grid(vector: np.ndarray) -> np.ndarray:
     return (np.round(np.asarray(vector, np.float64) / GRID) * GRID).astype(np.float32)
 
 
-def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path) -> Path:
-    """Writes the shared adapter as safetensors on the 2^-16 grid, its spec in the metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"theta": torch.from_numpy(to_grid(theta))}, partial, metadata={"spec": spec.to_json()})
-    return partial.replace(path)
+def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path, backbone: str) -> Path:
+    """Writes the shared adapter as safetensors on the 2^-16 grid, its spec and backbone's digest in the metadata."""
+    with replaced(path, READABLE) as partial:
+        save_file({"theta": torch.from_numpy(to_grid(theta))}, partial,
+                  metadata={"spec": spec.to_json(), BACKBONE: backbone})
+    return path

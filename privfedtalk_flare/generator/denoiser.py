@@ -25,8 +25,8 @@ openness, beside cross-attention to all tokens."""
 class Conditions:
     """What the denoiser is told about a batch of windows.
 
-    `mask` (1, h, w); `masked` (B, F, C, h, w) latents of the frames without their lower face; `reference`
-    (B, C, h, w) latent of one other frame of the same person; `audio` (B * F, tokens, dim).
+    `mask` (1, h, w); `masked` (B, F, C, h, w) latents of the frames without their lower face; `reference` (B, F, C, h,
+    w) latent of one other frame of the same person, aligned with each frame; `audio` (B * F, tokens, dim).
     """
 
     mask: torch.Tensor
@@ -65,7 +65,7 @@ def predict_clean(denoiser: UNetMotionModel, noisy: torch.Tensor, step: torch.Te
     batch, frames = noisy.shape[:2]
     mask = conditions.mask.expand(batch, frames, *conditions.mask.shape).to(noisy)
     masked = conditions.masked.to(noisy)
-    reference = conditions.reference[:, None].expand(-1, frames, -1, -1, -1).to(noisy)
+    reference = conditions.reference.to(noisy)
     stacked = torch.cat([noisy, mask, masked, reference], dim=2)
     patched = F.pixel_unshuffle(stacked.flatten(0, 1), PATCH)
     heard = conditions.audio[:, conditions.audio.shape[1] // 2, :AUDIO_CHANNELS, None, None]

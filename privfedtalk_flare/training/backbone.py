@@ -27,7 +27,8 @@ def train_codec(generator: TalkingHeadPipeline, pictures: np.ndarray, steps: int
     """Trains the codec on pictures (N, H, W, 3) uint8; returns the final loss.
 
     Colours are shifted and scaled at random, since a codec that saw few people gets other people's colours wrong; a
-    third of the pictures have their lower face greyed, as the denoiser's condition has. A step sees `batch` crops.
+    third of the pictures have their lower face greyed, as the denoiser's condition has. A step sees `batch` crops; two
+    steps in three look at the masked region, the only one whose decoding is ever shown.
     """
     codec = generator.codec
     rows, columns = generator.mask_box
@@ -45,7 +46,11 @@ def train_codec(generator: TalkingHeadPipeline, pictures: np.ndarray, steps: int
         picture = x[greyed]
         picture[..., rows, columns] = GREY
         x[greyed] = picture
-        top, left = rng.integers(0, (x.shape[-1] - CODEC_CROP) // 4 + 1, 2) * 4
+        last = (x.shape[-1] - CODEC_CROP) // 4  # crops start on latent cells
+        top, left = rng.integers(0, last + 1, 2) * 4
+        if rng.random() < 2 / 3:
+            top = min(last, rows.start // 4 - rng.integers(4)) * 4
+            left = min(last, max(0, columns.start // 4 + rng.integers(-1, 2))) * 4
         x = x[..., top:top + CODEC_CROP, left:left + CODEC_CROP].contiguous(memory_format=torch.channels_last)
         with low_precision():
             decoded = codec.decode(codec.encode(x).latents).sample
@@ -87,6 +92,7 @@ def train_identity(embedder: IdentityEmbedder, people: list[np.ndarray], steps: 
 
 def train_talking(generator: TalkingHeadPipeline, clips: list[CachedClip], settings: TrainingSettings,
                   rng: np.random.Generator, schedule: Schedule) -> float:
-    """Trains the whole denoiser and the audio encoder; returns the final loss."""
-    parameters = [*generator.denoiser.parameters(), *generator.audio_encoder.parameters()]
-    return train_denoiser(generator, clips, parameters, settings, rng, schedule, weight_decay=0.01)
+    """Trains the whole denoiser, the aligner and the audio encoder; returns the final loss."""
+    parts = (generator.denoiser, generator.aligner, generator.audio_encoder)
+    parameters = [p for part in parts for p in part.parameters()]
+    return train_denoiser(generator, clips, parameters, settings, rng, schedule, weight_decay=0.01, alignment=0.5)

@@ -1,7 +1,7 @@
 """One site's rounds of the `backbone` phase, and the backbone's weights as they travel and as they are saved.
 
-The backbone has three parts, trained one after another: `codec`, `identity` (the embedder), `denoiser` (with the audio
-encoder). Weights travel as numpy arrays named `<module>.<parameter>`.
+The backbone has three parts, trained one after another: `codec`, `identity` (the embedder), `denoiser` (with the
+aligner and the audio encoder). Weights travel as numpy arrays named `<module>.<parameter>`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from privfedtalk_flare.data.cache import CachedClip, cache_clip
@@ -53,7 +52,7 @@ class Backbone:
     def modules(self, part: str) -> dict[str, nn.Module]:
         """The modules of a part, by the name that prefixes their weights."""
         if part == "denoiser":
-            return {"denoiser": self.generator.denoiser, "audio_encoder": self.generator.audio_encoder}
+            return {name: getattr(self.generator, name) for name in ("denoiser", "aligner", "audio_encoder")}
         return {part: self.embedder if part == "identity" else self.generator.codec}
 
     def read(self, part: str) -> dict[str, np.ndarray]:
@@ -89,7 +88,7 @@ def save_backbone(weights: Mapping[str, Mapping[str, np.ndarray]], folder: Path,
 
 
 class BackboneSite:
-    """A site's part in the backbone phase. Parts that are finished are kept in `state`, as processes may restart."""
+    """A site's part in the backbone phase. Nothing is kept between rounds: each task carries all trained so far."""
 
     def __init__(self, site: str, place: SitePlace, data: DataSettings, training: TrainingSettings,
                  settings: BackboneSettings, log: Callable[[str], None]) -> None:
@@ -102,14 +101,20 @@ class BackboneSite:
         return gather(self.data, self.place, int(self.backbone.generator.config.size), self.log)
 
     def round(self, phase: str, round: int, weights: Mapping[str, np.ndarray]) -> BackboneReply:
-        """Trains `phase` for one round from `weights`, `<part>/<name>` -> array; finished parts may come along."""
+        """Trains `phase` for one round from `weights`, `<part>/<name>` -> array, which hold every part trained so far.
+
+        Raises ValueError where one is missing: what this site has of it would be of another run, or untrained.
+        """
         parts: dict[str, dict[str, np.ndarray]] = {}
         for key, tensor in weights.items():
             part, _, name = key.partition("/")
             parts.setdefault(part, {})[name] = tensor
-        self._restore(phase, parts)
-        if phase in parts:
-            self.backbone.load(phase, parts[phase])
+        before = self.settings.components[:self.settings.components.index(phase)]
+        if missing := [part for part in (*before, *([phase] if round > 1 else [])) if part not in parts]:
+            raise ValueError(f"backbone: the task of {phase} round {round} carries no weights of {', '.join(missing)}; "
+                             "server and sites need the same version of the package and the same backbone.components")
+        for part, tensors in parts.items():
+            self.backbone.load(part, tensors)
         rounds = getattr(self.settings, f"{phase}_rounds")
         schedule = Schedule((round - 1) / rounds, round / rounds)
         loss = getattr(self, f"_train_{phase}")(self._rng(phase, round), schedule)
@@ -119,16 +124,6 @@ class BackboneSite:
             latents = encode(self.backbone.generator.codec, to_tensor(self._pictures()[::40]), raw=True)
             out[MOMENTS] = np.array([latents.mean(), latents.std()], np.float32)
         return BackboneReply(out, sum(len(p.train) for p in self.people), loss)
-
-    def _restore(self, phase: str, parts: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """Loads the finished parts: from the message where they come along, else from where an earlier one was kept."""
-        folder = self.place.state / "backbone" / self.place.output.name
-        for part in self.settings.components[:self.settings.components.index(phase)]:
-            path = folder / f"{part}.safetensors"
-            if part in parts:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_file(dict(parts[part]), path)
-            self.backbone.load(part, load_file(path))
 
     def _pictures(self) -> np.ndarray:
         return np.concatenate([clip.frames for person in self.people for clip in person.train])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class SiteWork:
     def identity(self) -> IdentityAdapter:
         """One slot, loaded or reset for each person in turn."""
         _ = self.shared
-        return IdentityAdapter(self.generator.denoiser, self.adapter_settings.identity_rank, self.data.seed)
+        return IdentityAdapter(self.generator.denoiser, self.adapter_settings.identity_rank, self.data.seed,
+                               self.backbone_digest)
 
     @property
     def spec(self) -> UpdateSpec:
@@ -118,8 +119,11 @@ class SiteWork:
         which is what makes one identity's influence on the site's sum C / m. A person whose training fails counts as
         zeros with score 0.
         """
-        self.shared.load(theta)  # a theta that does not fit, or a signal that is not there, is no person's fault
+        # A theta that does not fit, or a signal or an embedder that is not there, is no person's fault.
+        self.shared.load(theta)
         signal = load_function(self.reliability.signal, "reliability.signal")
+        _ = self.embedder
+        self.shared.activate()
         updates = []
         for place, person in enumerate(self.people, 1):
             try:
@@ -153,6 +157,7 @@ class SiteWork:
         where it would be one over fewer than `min_identities` people. A person whose training fails has no adapter.
         """
         self.shared.load(theta)
+        self.identity.activate()
         losses = []
         for place, person in enumerate(self.people, 1):
             self.identity.reset()
@@ -177,10 +182,12 @@ class SiteWork:
 
     def validate(self, theta: np.ndarray) -> Validation:
         """Measures every row on the held-out clips and renders sample videos into the job's run folder. Who has no
-        adapter of their own is left out of `personalized`."""
+        adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
         rows: dict[str, dict[str, list[float]]] = {}
         videos: list[str] = []
-        zero = np.zeros_like(theta)
+        self.shared.load(theta)
+        self.identity.activate()
+        embedder, zero = self.embedder, np.zeros_like(theta)
         for place, person in enumerate(self.people, 1):
             def generate(adapter: str, base: np.ndarray, reference: np.ndarray, audio: np.ndarray,
                          person: IdentityClips = person) -> np.ndarray:
@@ -190,9 +197,13 @@ class SiteWork:
                     self.identity.load(self._adapter_path(person))
                 return self.generator(base, reference, audio)
 
-            measured = validate_person(person, generate, lambda frames: embed(self.embedder, frames),
-                                       self.place.output / "videos", self.size,
-                                       ADAPTERS if self._adapter_path(person).exists() else ADAPTERS[:-1])
+            adapters = ADAPTERS if self._has_adapter(person) else ADAPTERS[:-1]
+            try:
+                measured = validate_person(person, generate, lambda frames: embed(embedder, frames),
+                                           self.place.output / "videos", self.size, adapters)
+            except _FAULTS as error:
+                self.log(f"validate: measuring person {person.key} failed, who is left out: {error}")
+                continue
             for row, metrics in measured.rows.items():
                 for name, value in metrics.items():
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
@@ -200,9 +211,22 @@ class SiteWork:
             self.log(f"validate: person {place} of {len(self.people)} measured")
         return Validation(rows, videos)
 
+    def _has_adapter(self, person: IdentityClips) -> bool:
+        """Whether this person's adapter is there and fits; one of another backbone or rank, left by an earlier job, is
+        none, and said so."""
+        path = self._adapter_path(person)
+        if not path.exists():
+            return False
+        try:
+            self.identity.load(path)
+        except ValueError as error:
+            self.log(f"validate: person {person.key} has no adapter here: {error}")
+            return False
+        return True
+
     def save_shared_adapter(self, theta: np.ndarray, folder: Path) -> Path:
         """Writes the shared adapter, on the 2^-16 grid, as `adapter.safetensors` in `folder`."""
-        return save_shared(theta, self.spec, folder / "adapter.safetensors")
+        return save_shared(theta, self.spec, folder / "adapter.safetensors", self.backbone_digest)
 
     def backbone_round(self, phase: str, round: int, weights: dict[str, np.ndarray] | None) -> BackboneReply:
         """One round of a part of the backbone; see `training.backbone_site`."""
@@ -210,8 +234,7 @@ class SiteWork:
 
     @cached_property
     def _backbone_site(self) -> BackboneSite:
-        return BackboneSite(self.site, self.place, replace(self.data, held_out=0), self.training, self.backbone,
-                            self.log)
+        return BackboneSite(self.site, self.place, self.data, self.training, self.backbone, self.log)
 
     def _cached(self, person: IdentityClips) -> list[CachedClip]:
         folder, codec = self.place.state / "cache", self.generator.codec

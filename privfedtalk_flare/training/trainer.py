@@ -59,11 +59,12 @@ def fit(parameters: Iterable[nn.Parameter], loss_of: Callable[[], torch.Tensor],
 
 def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], parameters: Iterable[nn.Parameter],
                    settings: TrainingSettings, rng: np.random.Generator, schedule: Schedule | None = None,
-                   weight_decay: float = 0.0) -> float:
-    """Trains `parameters` of the denoiser or the audio encoder on windows of `clips`; returns the final loss.
+                   weight_decay: float = 0.0, alignment: float = 0.0) -> float:
+    """Trains `parameters` of the denoiser and its conditions on windows of `clips`; returns the final loss.
 
-    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2, at timesteps drawn with density rising towards the
-    noisy ones: there the mouth is decided, while near the clean end x0 lies open.
+    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2 + alignment * squared error of the aligned reference,
+    at timesteps drawn with density rising towards the noisy ones: there the mouth is decided, while near the clean end
+    x0 lies open.
     """
     parameters = list(parameters)
     anchors = [p.detach().clone() for p in parameters] if settings.proximal else []
@@ -81,9 +82,13 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
         step = step.to(device)
         dropped = torch.rand(len(clean), generator=noise_source) < settings.audio_dropout
         tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
-        conditions = Conditions(mask, windows.masked.to(device), windows.reference.to(device), tokens)
+        masked = windows.masked.to(device)
+        aligned = generator.aligner(masked, windows.reference.to(device), mask)
+        conditions = Conditions(mask, masked, aligned, tokens)
         predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
         loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
+        if alignment:
+            loss = loss + alignment * ((aligned - clean) ** 2).mean()
         if settings.tdc:
             loss = loss + settings.tdc * tdc_loss(predicted, clean, alphas[step])
         if settings.proximal:

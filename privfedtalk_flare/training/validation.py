@@ -15,6 +15,7 @@ from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
+from privfedtalk_flare.files import replaced
 from privfedtalk_flare.generator.generate import SYNTHETIC_TAG
 from privfedtalk_flare.training.corpus import IdentityClips
 
@@ -74,15 +75,19 @@ def _mean(values: Sequence[float]) -> float:
 
 def _measure(frames: np.ndarray, clip: Clip, embed: Callable[[np.ndarray], np.ndarray], embeddings: np.ndarray,
              size: int) -> dict[str, float]:
-    truth = clip.aperture if clip.aperture is not None else np.full(len(clip.frames), np.nan, np.float32)
-    return clip_metrics(frames, clip.frames, pixel_mask(size), truth, mouth_aperture, embed, embeddings)
+    unknown = np.full(len(clip.frames), np.nan, np.float32)  # without a truth the fit, the slow part, tells nothing
+    truth, aperture = (unknown, lambda _: unknown) if clip.aperture is None else (clip.aperture, mouth_aperture)
+    return clip_metrics(frames, clip.frames, pixel_mask(size), truth, aperture, embed, embeddings)
 
 
 def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -> list[str]:
-    """The generated clip with its sound, and a contact sheet of real frames above generated ones."""
+    """The generated clip with its sound, and a contact sheet of real frames above generated ones. Both show a person:
+    only their owner reads them, from the first byte on."""
     clip = person.held_out[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_mp4(folder / f"{person.key}.mp4", generated, clip.audio, metadata=SYNTHETIC_TAG)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with replaced(folder / f"{person.key}.mp4") as partial:
+        write_mp4(partial, generated, clip.audio, metadata=SYNTHETIC_TAG)
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
-    contact_sheet([clip.frames[chosen], generated[chosen]], folder / f"{person.key}.png", ["real", "generated"])
+    with replaced(folder / f"{person.key}.png") as partial:
+        contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])
     return [f"videos/{person.key}.mp4"]

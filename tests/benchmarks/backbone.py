@@ -1,6 +1,6 @@
-"""Trains a backbone again, reduced: `python tests/benchmarks/backbone.py`, about six minutes on two cores.
+"""Trains a backbone again, reduced: `python tests/benchmarks/backbone.py`, about five minutes on two cores.
 
-Four sites with 20 people each run the backbone phase through FLARE with a tenth of the steps; the result is measured on
+Four sites with 20 people each run the backbone phase through FLARE with few steps; the result is measured on
 people it has not seen and must reach the numbers stated here. The shipped backbone's own numbers, from the full job,
 stand in `privfedtalk_flare/assets/backbone/training.json`.
 """
@@ -21,8 +21,8 @@ from privfedtalk_flare.training.measure import measure_backbone
 
 STATED = {"codec_psnr_mask": 20.0, "verification_auc": 0.98, "psnr_mask": 16.0}
 """Least values of the reduced training, in dB but for the AUC."""
-REDUCED = BackboneSettings(codec_rounds=2, codec_steps=60, identity_rounds=2, identity_steps=15, identity_batch=20,
-                           denoiser_rounds=2, denoiser_steps=20, denoiser_people=10)
+REDUCED = BackboneSettings(codec_rounds=3, codec_steps=120, identity_rounds=2, identity_steps=15, identity_batch=20,
+                           denoiser_rounds=4, denoiser_steps=30, denoiser_people=20)
 
 
 def main() -> int:

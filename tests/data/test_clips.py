@@ -131,9 +131,10 @@ def test_load_clips_names_counts_and_skips_the_bad_ones(film, tmp_path):
     film("ada/mute.mp4", sound=False)
     shutil.copy(good, tmp_path / "ada" / "z.mp4")
     film("bob/c.mp4", fps=30)
+    shutil.copy(good, tmp_path / "bob" / "d.mp4")
     lines = []
     clips, skipped = load_clips(find_clips(tmp_path), lines.append)
-    assert [(c.identity, c.name) for c in clips] == [("ada", "a"), ("bob", "c")]
+    assert [(c.identity, c.name) for c in clips] == [("ada", "a"), ("bob", "c"), ("bob", "d")]  # whoever ada is
     assert skipped == 2 == len(lines)
     assert "mute.mp4: no audio stream" in lines[0]
     assert "z.mp4: the same file as" in lines[1] and "a.mp4" in lines[1]

@@ -106,12 +106,3 @@ def test_provisioned_contexts_work_too(provisioned):
     assert len(chunks) == 3
     total = sums.weighted_sum({"a": chunks, "b": chunks}, {"a": 0.25, "b": 0.75}, server, size=10_000)
     np.testing.assert_allclose(packing.decrypt(total, 10_000, client), vector, rtol=2e-6, atol=1e-6)
-
-
-@given(st.lists(st.floats(-200, 200), min_size=1, max_size=20))
-def test_grid(values):
-    out = packing.grid(np.array(values))
-    assert out.dtype == np.float32
-    np.testing.assert_array_equal(out * 65536, np.round(out.astype(np.float64) * 65536))
-    np.testing.assert_allclose(out, values, atol=2.0 ** -17 + 1e-12)
-    np.testing.assert_array_equal(packing.grid(out), out)

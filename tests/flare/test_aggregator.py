@@ -11,7 +11,7 @@ from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 from privfedtalk_flare.flare.chunks import from_params, to_params
-from privfedtalk_flare.settings import EncryptionSettings, RoundSettings, SettingsError
+from privfedtalk_flare.settings import EncryptionSettings
 
 SIZE = 3000
 SITES = ("site-1", "site-2", "site-3")
@@ -26,7 +26,7 @@ def vector(seed):
 
 
 def make(scheme="ckks", eta=1.0, min_sites=1, **reliability):
-    aggregator = ISFAAggregator(reliability, {"scheme": scheme}, eta=eta, min_sites=min_sites)
+    aggregator = ISFAAggregator(reliability, {"scheme": scheme}, {"eta": eta, "min_sites": min_sites})
     aggregator._context = SERVER if scheme == "ckks" else None  # test_fedavg.py finds it as a server does
     aggregator.begin_round(HEADER, SITES)
     return aggregator
@@ -188,12 +188,6 @@ def test_another_spec_or_backbone_is_outvoted_first_and_refused_afterwards():
     assert "header: backbone" in aggregator.accept_model(reply("site-2", scheme="off", round=2, backbone="f" * 64))
 
 
-def test_settings_that_differ_from_the_controllers_are_refused_by_name():
-    make(eta=0.5, min_sites=2).check_rounds(RoundSettings(eta=0.5, min_sites=2))
-    with pytest.raises(SettingsError, match=r"rounds\.eta is 0\.5, but the component .* has eta 1\.0; set both alike"):
-        make(min_sites=2).check_rounds(RoundSettings(eta=0.5))
-
-
 def test_no_majority_and_too_few_end_in_an_error_that_says_why():
     aggregator = make("off", min_sites=2)
     aggregator.accept_model(reply("site-1", scheme="off"))
@@ -203,6 +197,14 @@ def test_no_majority_and_too_few_end_in_an_error_that_says_why():
     with pytest.raises(AveragingError, match="no version has a majority"):
         aggregator.aggregate_model()
     assert aggregator.theta is None and aggregator.values is None
+
+
+def test_without_settings_every_reply_counts_with_step_1():
+    bare = ISFAAggregator(encryption={"scheme": "off"})
+    assert (bare.eta, bare.min_sites) == (1.0, 1)
+    bare.accept_model(reply(scheme="off"))
+    bare.aggregate_model()
+    np.testing.assert_array_equal(theta(bare), vector(1))
 
 
 def test_a_resumed_run_goes_on_from_the_kept_theta():

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from nvflare.app_common.abstract.fl_model import FLModel
+from safetensors import safe_open
 from simulation import BRIEF, Run, simulate
 
 from privfedtalk_flare.evaluation.summary import load_summary
+from privfedtalk_flare.federation.averaging import AveragingError
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.backbone import PARTS, train_backbone
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -54,6 +60,46 @@ def test_a_release_without_noise_is_booked(run: Run) -> None:
     lines = [json.loads(line) for line in ledger.read_text(encoding="utf-8").splitlines()]
     assert {line["phase"] for line in lines} == {"backbone"}
     assert all(line["release"]["noise_multiplier"] is None for line in lines)
+
+
+def train(run: Path, fails_at: tuple[str, int] | None = None) -> tuple[dict, dict, list[tuple[str, int, set]]]:
+    """Each round adds 1 to the one weight of its component; round `fails_at` has too few replies."""
+    asked: list[tuple[str, int, set]] = []
+
+    def ask(weights: dict, meta: dict, number: int) -> list[FLModel]:
+        asked.append((meta[p.PHASE], number, set(weights)))
+        return [FLModel(params={"w": weights.get(f"{meta[p.PHASE]}/w", np.zeros(3, np.float32)) + 1})]
+
+    def average(replies: list[FLModel]) -> tuple[dict, float]:
+        if asked[-1][:2] == fails_at:
+            raise AveragingError("1 good replies, min_sites is 2")
+        return replies[0].params, 0.25
+
+    weights, losses = train_backbone(BackboneSettings(codec_rounds=2, identity_rounds=1, denoiser_rounds=3), ask,
+                                     average, lambda text: None, run)
+    return weights, losses, asked
+
+
+def test_each_task_carries_all_that_is_trained_so_far(tmp_path: Path) -> None:
+    weights, losses, asked = train(tmp_path)
+    assert [float(weights[part]["w"][0]) for part in ("codec", "identity", "denoiser")] == [2, 1, 3]
+    assert {part: len(told) for part, told in losses.items()} == {"codec": 2, "identity": 1, "denoiser": 3}
+    before = {"codec": set(), "identity": {"codec/w"}, "denoiser": {"codec/w", "identity/w"}}
+    assert all(names == before[part] | ({f"{part}/w"} if number > 1 else set()) for part, number, names in asked)
+
+
+def test_a_round_with_too_few_replies_loses_nothing_that_was_trained(tmp_path: Path) -> None:
+    with pytest.raises(AveragingError) as error:
+        train(tmp_path, fails_at=("denoiser", 3))
+    assert str(error.value) == (
+        "denoiser round 3/3: 1 good replies, min_sites is 2; backbone_parts/ in the run folder keeps codec (2 of 2 "
+        "rounds), identity (1 of 1 rounds), denoiser (2 of 3 rounds)")
+    for part, value in (("codec", 2), ("identity", 1), ("denoiser", 2)):
+        with safe_open(str(tmp_path / PARTS / f"{part}.safetensors"), framework="numpy") as file:
+            assert file.get_tensor("w").tolist() == [value] * 3
+            assert json.loads(file.metadata()["losses"]) == [0.25] * value
+    with pytest.raises(AveragingError, match=r"codec round 1/2: .*; nothing is kept"):
+        train(tmp_path / "other", fails_at=("codec", 1))
 
 
 @pytest.mark.acceptance

@@ -1,9 +1,11 @@
-"""The executor on real work: an untrained backbone, two rendered people, a FLARE context on a workspace."""
+"""The executor in a FLARE context on a workspace: on real work (an untrained backbone, two rendered people), and on
+made-up work where only what leaves it matters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +18,11 @@ from nvflare.apis.workspace import Workspace
 from simulation import BRIEF
 
 from privfedtalk_flare.flare import protocol as p
-from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
+from privfedtalk_flare.flare import steps
+from privfedtalk_flare.flare.executor import PrivFedTalkExecutor, _united
+from privfedtalk_flare.flare.filters import ReserveRelease
 from privfedtalk_flare.flare.sections import plain
+from privfedtalk_flare.flare.site import place_of
 from privfedtalk_flare.flare.steps import STOPPED, StepLog
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -32,10 +37,37 @@ Executor = Callable[..., PrivFedTalkExecutor]
 
 
 class _Engine:
-    """What an analytics event asks of FLARE's engine."""
+    """What an analytics event asks of FLARE's engine; keeps the scalars."""
+
+    def __init__(self) -> None:
+        self.scalars: dict[str, float] = {}
 
     def fire_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        dxo = from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+        self.scalars[dxo.data["track_key"]] = dxo.data["track_value"]
+
+
+class _Work:
+    """Two people of whom nothing is trained: the methods of `SiteWork` that the executor calls."""
+
+    spec = SimpleNamespace(size=400, digest="0" * 64)
+    backbone_digest = "1" * 64
+    adapters, videos = (), ()
+
+    def prepare(self) -> int:
+        return 2
+
+    def adapter_round(self, theta: np.ndarray, number: int) -> list[SimpleNamespace]:
+        return [SimpleNamespace(vector=theta, score=score, count=1) for score in (0.53, 0.61)]
+
+    def personalize(self, theta: np.ndarray) -> dict[str, float]:
+        return {"loss": 0.1}
+
+    def save_shared_adapter(self, theta: np.ndarray, folder: Path) -> None:
         pass
+
+    def validate(self, theta: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(rows={}, videos=())
 
 
 @pytest.fixture
@@ -48,14 +80,23 @@ def site(tmp_path: Path) -> FLContext:
         FLContextKey.WORKSPACE_OBJECT: Workspace(str(tmp_path / "site-1"), "site-1")}).new_context()
 
 
+def with_settings(**changes: object) -> PrivFedTalkExecutor:
+    settings = {"data": DataSettings(source="synthetic", people=2, clips=2, seconds=1.0), "training": BRIEF,
+                "adapter": AdapterSettings(), "personalize": BRIEF, "reliability": ReliabilitySettings(),
+                "privacy": PrivacySettings(), "backbone": BackboneSettings()}
+    return PrivFedTalkExecutor(**{name: plain(value) for name, value in {**settings, **changes}.items()})
+
+
 @pytest.fixture
 def executor(untrained: Path) -> Executor:
-    def make(**changes: object) -> PrivFedTalkExecutor:
-        settings = {"data": DataSettings(source="synthetic", people=2, clips=2, seconds=1.0), "training": BRIEF,
-                    "adapter": AdapterSettings(backbone=str(untrained)), "personalize": BRIEF,
-                    "reliability": ReliabilitySettings(), "privacy": PrivacySettings(), "backbone": BackboneSettings()}
-        return PrivFedTalkExecutor(**{name: plain(value) for name, value in {**settings, **changes}.items()})
-    return make
+    return lambda **changes: with_settings(**{"adapter": AdapterSettings(backbone=str(untrained)), **changes})
+
+
+def idle(site: FLContext, **changes: object) -> PrivFedTalkExecutor:
+    """An executor on made-up work."""
+    made = with_settings(**changes)
+    made._work, made._place = _Work(), place_of(site)
+    return made
 
 
 def task(theta: np.ndarray | None = None, log: StepLog | None = None, **meta: object) -> Shareable:
@@ -113,3 +154,54 @@ def test_a_job_without_held_out_clips_cannot_score(executor: Executor, site: FLC
     data = DataSettings(source="synthetic", people=2, clips=2, seconds=1.0, held_out=0)
     assert status(executor(data=data).execute(p.TASK_ADAPTER, task(), site, Signal())) == p.STATUS_FAILED
     assert "need a held-out clip" in caplog.text
+
+
+# What leaves
+
+def test_a_signal_to_noise_ratio_leaves_with_three_digits_and_times_as_whole_seconds(site: FLContext) -> None:
+    work, log = idle(site), StepLog()
+    assert p.SNR not in from_shareable(work.execute(p.TASK_ADAPTER, task(log=log), site, Signal())).meta
+    log.carried.append("n")
+    log.took(1.0, 0.001)
+    theta = np.full(_Work.spec.size, 0.0012, np.float32)
+    meta = from_shareable(work.execute(p.TASK_ADAPTER, task(theta, log), site, Signal())).meta
+    assert meta[p.SNR] == site.get_engine().scalars["snr"] == 0.663  # sqrt(.44)
+    assert meta[p.BUSY] and all(isinstance(second, int) for pair in meta[p.BUSY] for second in pair)
+
+
+@pytest.mark.parametrize(("busy", "shown"), [
+    ([], []), ([[4.2, 4.7]], [[4, 5]]), ([[1.5, 2.5], [2.5, 3.1], [2.0, 2.1]], [[1, 4]]),
+    ([[9.5, 9.6], [1.1, 1.9], [2.3, 2.4]], [[1, 3], [9, 10]]), ([[1.0, 8.0], [2.0, 3.0]], [[1, 8]]),
+    ([[5.9, 3.0]], [[5, 6]])])
+def test_busy_times_leave_as_their_union(busy: list, shown: list) -> None:
+    assert _united(busy) == shown
+
+
+@pytest.mark.parametrize("mode", ["metadata", "sealed", "uniform"])
+def test_the_executor_tracks_no_score_where_nothing_protects_it(site: FLContext, mode: str) -> None:
+    work = idle(site, privacy=PrivacySettings(mechanism="off"), reliability=ReliabilitySettings(mode=mode))
+    work.execute(p.TASK_ADAPTER, task(**{p.AGREED: {}}), site, Signal())
+    assert set(site.get_engine().scalars) == {"identities", "seconds/training"}
+
+
+@pytest.mark.parametrize("name", [p.TASK_ADAPTER, p.TASK_PERSONALIZE, p.TASK_VALIDATE])
+def test_a_task_is_checked_once_by_whoever_sees_it_first(
+        site: FLContext, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(steps, "check_step", lambda *_, **__: checked.append("step"))
+    monkeypatch.setattr(steps, "plain", lambda settings: checked.append("settings") or plain(settings))
+    (tmp_path / "site-1" / "local" / "privfedtalk.yaml").write_text(
+        f"state: {tmp_path / 'state'}\nrequire_encryption: false\n", encoding="utf-8")
+    site.set_prop(FLContextKey.TASK_NAME, name, private=True, sticky=False)
+    data, once = task(np.zeros(_Work.spec.size, np.float32)), ["settings", "settings", "step"]
+    if name == p.TASK_ADAPTER:  # personalize and validate have no such filter in the shipped job
+        data = ReserveRelease({}, {}).process(data, site)
+        assert checked == once
+    assert idle(site).execute(name, data, site, Signal()).get_return_code() == ReturnCode.OK
+    assert checked == once
+
+
+def test_a_task_that_does_not_say_how_far_theta_moved_is_refused_whatever_filters_there_are(
+        site: FLContext, caplog: pytest.LogCaptureFixture) -> None:
+    reply = idle(site).execute(p.TASK_ADAPTER, task(**{p.MOVED: None}), site, Signal())
+    assert status(reply) == p.STATUS_WRONG_HEADER and "does not say how far theta has moved" in caplog.text

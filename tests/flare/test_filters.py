@@ -29,9 +29,10 @@ from privfedtalk_flare.flare.filters import (
     status_reply,
 )
 from privfedtalk_flare.flare.keys import client_context, server_context
-from privfedtalk_flare.flare.steps import STOPPED
+from privfedtalk_flare.flare.sections import plain
+from privfedtalk_flare.flare.steps import STOPPED, StepLog
 from privfedtalk_flare.privacy.ledger import Ledger
-from privfedtalk_flare.settings import EncryptionSettings
+from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings
 
 SIZE = 2500
 HEADER = {p.JOB: "job-1", p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
@@ -54,7 +55,8 @@ class Site:
         (root / name / "startup").mkdir(exist_ok=True)
         self.state = root / "state" / name
         (root / name / "local" / "privfedtalk.yaml").write_text(f"state: {self.state}\n{yaml}")
-        manager = FLContextManager(engine=None, identity_name=name, job_id="job-1", private_stickers={
+        self.scalars = []
+        manager = FLContextManager(engine=self, identity_name=name, job_id="job-1", private_stickers={
             FLContextKey.SIMULATE_MODE: True, FLContextKey.WORKSPACE_OBJECT: Workspace(str(root / name), name)})
         self.ctx = manager.new_context()
         self.ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
@@ -65,6 +67,11 @@ class Site:
         self.result = [PrivacyFilter(privacy, reliability)] + [EncryptUpdate(encryption)] * encrypted
         self.egress = EgressFilter(encryption)
 
+    def fire_event(self, event_type, fl_ctx):
+        """As FLARE's engine: what would leave as an analytics event."""
+        dxo = from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
+        self.scalars.append((dxo.data["track_key"], dxo.data["track_value"]))
+
     def receive(self, data=None, **meta):
         task = DXO(DataKind.WEIGHTS, data=data or {}, meta={**HEADER, p.ZERO: not data, **meta}).to_shareable()
         for one in self.data:
@@ -72,7 +79,7 @@ class Site:
         return from_shareable(task)
 
     def send(self, updates, header=HEADER):
-        reply = raw_reply(updates, {**header, p.VALUES: SIZE, p.BUSY: [[1.0, 2.0]]})
+        reply = raw_reply(updates, {**header, p.VALUES: SIZE, p.BUSY: [[1, 2]]})
         for one in [*self.result, self.egress]:
             reply = one.process(reply, self.ctx)
         return from_shareable(reply)
@@ -104,7 +111,7 @@ def test_a_round_leaves_as_ciphertext_of_the_clipped_noised_average(tmp_path):
     site = Site(tmp_path, privacy={"clip_norm": 0.1})
     assert site.receive().data == {}
     sent = site.send([person(0), person(1)])
-    assert sent.meta == {**HEADER, p.KEY_ID: ckks.key_id(site.key()), p.VALUES: SIZE, p.BUSY: [[1.0, 2.0]],
+    assert sent.meta == {**HEADER, p.KEY_ID: ckks.key_id(site.key()), p.VALUES: SIZE, p.BUSY: [[1, 2]],
                          p.SCORE: 0.75, p.COUNT: 8, p.IDENTITIES: 2, p.EPSILON: sent.meta[p.EPSILON],
                          p.LEDGER: {"count": 1, "head": Ledger(site.state).head.head}}
     assert set(sent.meta[p.EPSILON]) == {"receivers", "server", "server_and_site"}
@@ -128,6 +135,16 @@ def test_score_and_count_travel_in_metadata_mode_only(tmp_path, mode, present):
     site.receive()
     meta = site.send([person()]).meta
     assert (p.SCORE in meta, p.COUNT in meta) == (present, present)
+
+
+@pytest.mark.parametrize(("mechanism", "mode", "sent"), [
+    ("off", "metadata", [("score", 0.5625)]), ("off", "sealed", []), ("off", "uniform", []),
+    ("gaussian", "metadata", [])])
+def test_the_score_is_tracked_as_released_or_not_at_all(tmp_path, mechanism, mode, sent):
+    site = Site(tmp_path, privacy={"mechanism": mechanism}, reliability={"mode": mode})
+    site.receive()
+    reply = site.send([person(0, score=0.53), person(1, score=0.61)])
+    assert site.scalars == sent and all(value == reply.meta[p.SCORE] for _, value in sent)
 
 
 def test_sealed_weighs_each_identity_on_its_site(tmp_path):
@@ -216,6 +233,36 @@ def test_a_job_without_encryption_is_declined_where_the_site_demands_it(tmp_path
     assert p.STATUS not in willing.receive().meta
     sent = willing.send([person()])
     assert set(sent.data) == {p.PLAIN} and sent.data[p.PLAIN].dtype == np.float32
+
+
+AGREED = {"privacy": plain(PrivacySettings()), "reliability": plain(ReliabilitySettings())}
+
+
+@pytest.mark.parametrize(("task", "change", "said"), [
+    (p.TASK_ADAPTER, {p.JOB: "job-2"}, "header job: the server says 'job-2', this site runs 'job-1'"),
+    (p.TASK_BACKBONE, {p.JOB: "job-2"}, "header job: the server says 'job-2', this site runs 'job-1'"),
+    (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "privacy": plain(PrivacySettings(noise_multiplier=9.0))}},
+     "privacy: the server's settings differ from this site's in noise_multiplier"),
+    (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "reliability": {}}}, "in alpha, gamma, max_clips"),
+    (p.TASK_ADAPTER, {p.AGREED: {"rounds": {}}}, "'rounds' cannot be compared; the choices are privacy, reliability"),
+    (p.TASK_ADAPTER, {p.MOVED: [1.0]}, "does not say how far theta has moved")])
+def test_a_task_that_does_not_agree_is_declined_before_anything_is_booked(tmp_path, caplog, task, change, said):
+    site = Site(tmp_path, task=task)
+    site.data = site.data[-1:] if task == p.TASK_BACKBONE else site.data
+    got = site.receive(**{**StepLog().told(), p.AGREED: AGREED, **change})
+    assert got.meta[p.STATUS] == p.STATUS_WRONG_HEADER and got.data == {}
+    assert said in caplog.text and Ledger(site.state).head.count == 0
+    assert p.STATUS not in site.receive(**{**StepLog().told(), p.AGREED: AGREED}).meta
+    assert Ledger(site.state).head.count == 1
+
+
+def test_a_site_that_allows_no_backbone_declines_before_anything_is_booked(tmp_path, caplog):
+    site = Site(tmp_path, task=p.TASK_BACKBONE, yaml="allow_backbone: false\n", encryption={"scheme": "off"})
+    got = site.receive({"codec/conv.weight": np.ones(3, np.float32)})
+    assert got.meta[p.STATUS] == p.STATUS_NO_BACKBONE and got.data == {}
+    assert "allow_backbone: false" in caplog.text and Ledger(site.state).head.count == 0
+    adapter = Site(tmp_path, yaml="allow_backbone: false\n")
+    assert p.STATUS not in adapter.receive().meta
 
 
 def test_backbone_rounds_are_booked_without_noise(tmp_path):
@@ -333,7 +380,7 @@ def update_to_leave(site):
 @pytest.mark.parametrize(("key", "value"), [
     ("loss", 0.1), ("raw_score", 0.5), (p.SCORE, 0.3), (p.SCORE, 1e9), (p.SCORE, float("nan")), (p.COUNT, 0),
     (p.COUNT, 2.5), (p.IDENTITIES, True), (p.SNR, float("nan")), (p.SNR, -1.0), (p.BUSY, "always"),
-    (p.BUSY, [["x", 1]]),
+    (p.BUSY, [["x", 1]]), (p.BUSY, [[1.25, 2.5]]),
     (p.EPSILON, {"ann": 1.0}), (p.EPSILON, {"server": "much"}), (p.LEDGER, {"count": 1, "head": "Ann"}),
     (p.JOB, "a name with spaces"), (p.NONCE, None), (p.KEY_ID, "short"), (p.VALUES, 2500.0), (p.VIDEOS, []),
 ])
@@ -372,7 +419,7 @@ def test_egress_blocks_an_extra_chunk_headers_and_unknown_tasks(tmp_path, caplog
 
 
 def metrics(task, people=2, **change):
-    row = {"sync": {"mean": 0.9, "std": 0.1, "n": people, **change}}
+    row = {"sync": {"mean": 0.9, "std": 0.1 if people > 2 else None, "n": people, **change}}
     data = {"rows": {"shared": row}} if task == p.TASK_VALIDATE else {p.METRICS: {"loss": change.get("mean", 0.1)}}
     return DXO(DataKind.METRICS, data=data, meta={**HEADER, p.IDENTITIES: people, p.BUSY: []})
 
@@ -388,7 +435,8 @@ def test_metrics_leave_over_enough_people_only(tmp_path, caplog):
             with blocked(caplog, f"task {task}"):
                 site.leave(bad)
     site = Site(tmp_path, task=p.TASK_VALIDATE)
-    for bad in (metrics(p.TASK_VALIDATE, n=1), metrics(p.TASK_VALIDATE, values=[1.0, 2.0])):
+    for change in ({"n": 1}, {"std": 0.1}, {"values": [1.0, 2.0]}):
+        bad = metrics(p.TASK_VALIDATE, **change)
         with blocked(caplog, "shared/sync"):
             site.leave(bad)
     lone = Site(tmp_path, task=p.TASK_VALIDATE, yaml="min_identities: 1\n")

@@ -22,16 +22,17 @@ from privfedtalk_flare.evaluation.summary import Round
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.aggregator import ISFAAggregator
 from privfedtalk_flare.flare.backbone import average_replies
 from privfedtalk_flare.flare.controller import PrivFedTalkController
 from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
 from privfedtalk_flare.flare.failures import HeaderError, answer_to
 from privfedtalk_flare.flare.lines import round_line, round_words
-from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon, write_atomically
+from privfedtalk_flare.flare.record import RunRecord, save_round, worst_epsilon
 from privfedtalk_flare.flare.scalars import fault_of
 from privfedtalk_flare.flare.sections import plain, section, with_sections
 from privfedtalk_flare.flare.site import threads_of
-from privfedtalk_flare.flare.steps import STOPPED, StepLog, Stopped, follow, refuse_if_stopped
+from privfedtalk_flare.flare.steps import STOPPED, StepLog, Stopped, check, follow, refuse_if_stopped
 from privfedtalk_flare.privacy.step import StepRefused
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -134,6 +135,19 @@ def test_a_reply_that_could_break_the_server_does_not_count(told: dict, said: st
     assert said in fault_of({**asked, **told}, asked)
 
 
+@pytest.mark.parametrize(("rounds", "said"), [
+    ({"eta": 0.5}, r"rounds\.eta is 0\.5, but component 'aggregator', which sums the updates, has eta 1\.0"),
+    ({"min_sites": 3}, r"rounds\.min_sites is 3, but .* has min_sites 1; write \"rounds\": \"{rounds}\" among its")])
+def test_a_sum_with_other_settings_than_the_controllers_is_refused(
+        rounds: dict, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = PrivFedTalkController(**{**CONTROLLER, "rounds": plain(RoundSettings(**rounds))})
+    monkeypatch.setattr(controller, "get_component", lambda _: ISFAAggregator())
+    with pytest.raises(SettingsError, match=said):
+        controller.run()
+    controller._aggregator = ISFAAggregator(rounds=rounds)
+    controller._check_aggregator()
+
+
 # Steps
 
 SIZE, STEPS = 400, PrivacySettings(noise_multiplier=1.0, clip_norm=0.1)
@@ -147,7 +161,8 @@ def seen(folder: Path, theta: np.ndarray, log: StepLog, nonce: str, privacy: Pri
     """A broadcast of theta as a site at `folder` takes it."""
     meta = {p.NONCE: nonce, p.ROUND: 1, **log.told()}
     log.carried.append(nonce)
-    return follow(theta, meta, at(folder), privacy)
+    check(theta, meta, at(folder), privacy)
+    return follow(theta, meta, at(folder))
 
 
 def noisy(log: StepLog, theta: np.ndarray, eta: float = 1.0, std: float = 0.02, signal: float = 0.0) -> np.ndarray:
@@ -208,7 +223,17 @@ def test_the_server_cannot_widen_the_norm_check_beyond_the_sites_own_noise(tmp_p
     with pytest.raises(StepRefused, match=r"reach 2\.7"):  # C (1 + sigma (sqrt(400) + 6))
         seen(tmp_path, np.full(SIZE, 0.2, np.float32), log, "a")
     with pytest.raises(HeaderError, match="does not say how far"):
-        follow(np.zeros(SIZE, np.float32), {p.NONCE: "a"}, at(tmp_path), STEPS)
+        check(np.zeros(SIZE, np.float32), {p.NONCE: "a"}, at(tmp_path), STEPS)
+
+
+def test_a_theta_that_is_said_to_be_zero_is_checked_as_well(tmp_path: Path) -> None:
+    log, zero = StepLog(), np.zeros(SIZE, np.float32)
+    check(None, log.told(), at(tmp_path), STEPS)
+    seen(tmp_path, zero, log, "a")
+    seen(tmp_path, noisy(log, zero), log, "b")
+    check(None, StepLog().told(), at(tmp_path), STEPS)  # the step was taken back
+    with pytest.raises(StepRefused):
+        check(None, log.told(), at(tmp_path), STEPS)
 
 
 def test_without_noise_there_is_no_bound(tmp_path: Path) -> None:
@@ -251,6 +276,12 @@ def test_private_scalars_are_refused_under_dp(tag: str) -> None:
     assert not component.fired
 
 
+@pytest.mark.parametrize("allowed", [tracking.SITE, tracking.SITE_WITH_DP])
+def test_an_executor_may_send_no_score_with_or_without_dp(allowed: frozenset[str]) -> None:
+    with pytest.raises(ValueError, match="scalar 'score' may not be sent from here"):
+        tracking.send(Recorder(), FLContext(), {"score": 0.5}, 1, allowed)
+
+
 def test_allowed_scalars_are_sent() -> None:
     component = Recorder()
     tracking.send(component, FLContext(), {"snr": 0.1, "identities": 2}, 1, tracking.SITE_WITH_DP)
@@ -283,9 +314,6 @@ def test_round_state_is_replaced_whole(tmp_path: Path) -> None:
     for number in (1, 2):
         path = save_round(tmp_path / "rounds", "job", {"chunk_0000": np.arange(5, dtype=np.uint8)}, {"round": number})
     assert [file.name for file in (tmp_path / "rounds").iterdir()] == ["job.safetensors"]
-    assert path.read_bytes().endswith(bytes(range(5)))
-    with pytest.raises(TypeError):
-        write_atomically(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes().endswith(bytes(range(5)))
 
 

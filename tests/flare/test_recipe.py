@@ -16,6 +16,7 @@ from privfedtalk_flare.flare.recipe import SECTIONS, VARIANTS, PrivFedTalkRecipe
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.settings import (
     AdapterSettings,
+    BackboneSettings,
     EncryptionSettings,
     PrivacySettings,
     ReliabilitySettings,
@@ -104,7 +105,9 @@ def test_variants_say_what_they_are(jobs: Path) -> None:
     ({"adapter": AdapterSettings(train="both")}, r"adapter\.train 'both'.*privacy\.mechanism 'gaussian'"),
     ({"privacy": PrivacySettings(noise="distributed")}, r"privacy\.noise 'distributed'.*reliability\.mode 'metadata'"),
     ({"privacy": PrivacySettings(clip_norm=1e5)}, r"privacy\.clip_norm 100000.*rounds\.rounds.*encryption\.primes"),
-    ({"encryption": EncryptionSettings(scale_bits=30)}, r"encryption\.scale_bits 30")])
+    ({"encryption": EncryptionSettings(scale_bits=30)}, r"encryption\.scale_bits 30"),
+    ({"rounds": RoundSettings(phases=("backbone",)), "backbone": BackboneSettings(components=("codec",))},
+     r"backbone\.components \['codec'\].*backbone\.start")])
 def test_incompatible_settings_are_refused_by_name(settings: dict, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         PrivFedTalkRecipe("refused", **settings)

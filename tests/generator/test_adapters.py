@@ -6,12 +6,15 @@ import struct
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from privfedtalk_flare.federation.update import UpdateError
-from privfedtalk_flare.generator.adapters import GRID, IdentityAdapter, SharedAdapter, save_shared, to_grid
+from privfedtalk_flare.generator.adapters import GRID, SHARED, IdentityAdapter, SharedAdapter, save_shared, to_grid
 from privfedtalk_flare.generator.denoiser import Conditions, build_denoiser, predict_clean
 from privfedtalk_flare.generator.generate import load_adapters
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
+
+BACKBONE, OTHER = "b" * 64, "0" * 64
 
 
 def denoiser():
@@ -24,7 +27,7 @@ def denoiser():
 def predict(model):
     g = torch.Generator().manual_seed(1)
     latents = torch.randn(1, 8, 8, 16, 16, generator=g)
-    conditions = Conditions(torch.ones(1, 16, 16), latents * 0.5, latents[:, 0], torch.randn(8, 5, 96, generator=g))
+    conditions = Conditions(torch.ones(1, 16, 16), latents * 0.5, latents, torch.randn(8, 5, 96, generator=g))
     with torch.no_grad():
         return predict_clean(model, latents, torch.tensor([400]), conditions)
 
@@ -53,7 +56,7 @@ def test_a_frozen_means_no_gradient_and_no_change():
     shared = SharedAdapter(model, 8, 1.0, "b")
     frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
     latents = torch.randn(1, 8, 8, 16, 16)
-    conditions = Conditions(torch.ones(1, 16, 16), latents, latents[:, 0], torch.randn(8, 5, 96))
+    conditions = Conditions(torch.ones(1, 16, 16), latents, latents, torch.randn(8, 5, 96))
     predict_clean(model, latents, torch.tensor([400]), conditions).square().mean().backward()
     torch.optim.SGD(shared.parameters(), lr=1.0).step()
     assert np.abs(shared.read()).max() > 0
@@ -67,12 +70,22 @@ def test_both_factors_start_from_theta_zero():
     assert shared.spec.size == 89_856 and not shared.read().any()
 
 
-def test_the_average_of_updates_is_exact_with_a_frozen():
-    """Averaging B averages the product BA, which naive averaging of both factors does not."""
-    rng = np.random.default_rng(0)
-    a = rng.normal(size=(8, 64))
-    b1, b2 = rng.normal(size=(2, 64, 8))
-    assert np.allclose((b1 + b2) / 2 @ a, (b1 @ a + b2 @ a) / 2)
+@pytest.mark.parametrize(("train", "exact"), [("b", True), ("both", False)])
+def test_the_average_of_updates_is_exact_with_a_frozen(train, exact):
+    """Averaging B averages what the adapter adds to every layer, BA, which averaging both factors does not."""
+    model = denoiser()
+    shared = SharedAdapter(model, 4, 1.0, train)
+    first, second = np.random.default_rng(0).normal(0, 0.05, (2, shared.spec.size)).astype(np.float32)
+    layers = [m for m in model.modules() if hasattr(m, "get_delta_weight")]
+
+    def added(theta):
+        shared.load(theta)
+        with torch.no_grad():
+            return torch.cat([layer.get_delta_weight(SHARED).flatten() for layer in layers])
+
+    gap = (added((first + second) / 2) - (added(first) + added(second)) / 2).abs().max()
+    assert len(layers) == 112 and added(first).abs().max() > 0.01
+    assert gap < 1e-6 if exact else gap > 1e-3
 
 
 def test_wrong_theta_is_refused_by_name():
@@ -86,7 +99,7 @@ def test_wrong_theta_is_refused_by_name():
 def test_both_adapters_are_active_at_once_and_only_the_identity_one_trains():
     model = denoiser()
     shared = SharedAdapter(model, 8, 1.0, "b")
-    own = IdentityAdapter(model, 8, seed=3)
+    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
     assert [n for n, p in model.named_parameters() if p.requires_grad and ".identity." not in n] == []
     plain = predict(model)
     shared.load(np.full(shared.spec.size, 0.05, np.float32))
@@ -101,10 +114,28 @@ def test_both_adapters_are_active_at_once_and_only_the_identity_one_trains():
     assert torch.allclose(predict(model), with_shared, atol=1e-6)
 
 
+def test_the_shared_adapter_acts_and_trains_alone_after_an_identity_adapter_was_built():
+    model = denoiser()
+    shared = SharedAdapter(model, 8, 1.0, "b")
+    shared.load(np.full(shared.spec.size, 0.05, np.float32))
+    alone = predict(model)
+    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    with torch.no_grad():
+        for tensor in own.tensors.values():
+            tensor.add_(0.05)
+    with_own = predict(model)
+    shared.activate()
+    assert torch.equal(predict(model), alone)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(shared.spec.names)
+    own.activate()
+    assert torch.equal(predict(model), with_own) and not torch.allclose(with_own, alone)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == set(own.tensors)
+
+
 def test_identity_adapters_are_saved_for_their_owner_alone(tmp_path):
     model = denoiser()
     SharedAdapter(model, 8, 1.0, "b")
-    own = IdentityAdapter(model, 8, seed=3)
+    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
     own.save(tmp_path / "id" / "adapter.safetensors")
     assert (tmp_path / "id" / "adapter.safetensors").stat().st_mode & 0o777 == 0o600
     with torch.no_grad():
@@ -115,10 +146,28 @@ def test_identity_adapters_are_saved_for_their_owner_alone(tmp_path):
     assert all(torch.equal(t, saved[n]) for n, t in own.tensors.items())
 
 
+def test_an_identity_adapter_of_another_backbone_or_rank_is_refused(tmp_path):
+    model = denoiser()
+    SharedAdapter(model, 8, 1.0, "b")
+    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    before = {n: t.detach().clone() for n, t in own.tensors.items()}
+    for name, change in (("other", {"backbone": OTHER}), ("rank", {"rank": 4})):
+        made = denoiser()
+        SharedAdapter(made, 8, 1.0, "b")
+        IdentityAdapter(made, **{"rank": 8, "seed": 5, "backbone": BACKBONE, **change}).save(tmp_path / name)
+    save_file(load_file(tmp_path / "other"), tmp_path / "unmarked")
+    (tmp_path / "junk").write_bytes(b"not safetensors at all")
+    for name, says in (("other", "of backbone 000000000000, this one is bbbbbbbbbbbb; .* train it again"),
+                       ("unmarked", "of backbone unknown"), ("rank", "personalize again"), ("junk", "cannot be read")):
+        with pytest.raises(ValueError, match=says):
+            own.load(tmp_path / name)
+    assert all(torch.equal(t, before[n]) for n, t in own.tensors.items())
+
+
 def test_what_leaves_is_on_the_grid(tmp_path):
     shared = SharedAdapter(denoiser(), 8, 1.0, "b")
     theta = np.random.default_rng(0).normal(0, 0.01, shared.spec.size).astype(np.float32)
-    path = save_shared(theta, shared.spec, tmp_path / "adapter.safetensors")
+    path = save_shared(theta, shared.spec, tmp_path / "adapter.safetensors", BACKBONE)
     raw = path.read_bytes()
     header = json.loads(raw[8:8 + struct.unpack("<Q", raw[:8])[0]])
     start, end = header["theta"]["data_offsets"]
@@ -131,7 +180,7 @@ def test_generate_tells_adapters_apart_and_refuses_the_rest(tmp_path):
     pipeline = TalkingHeadPipeline.build(0)
     shared = SharedAdapter(denoiser(), 8, 1.0, "b")
     theta = np.full(shared.spec.size, GRID * 8, np.float32)
-    path = save_shared(theta, shared.spec, tmp_path / "shared.safetensors")
+    path = save_shared(theta, shared.spec, tmp_path / "shared.safetensors", pipeline.digest)
     load_adapters(pipeline, [path])
     loaded = dict(pipeline.denoiser.named_parameters())
     assert np.allclose([float(loaded[n].mean()) for n in shared.spec.names], GRID * 8)
@@ -140,3 +189,20 @@ def test_generate_tells_adapters_apart_and_refuses_the_rest(tmp_path):
     (tmp_path / "junk.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(ValueError, match="cannot be read"):
         load_adapters(TalkingHeadPipeline.build(0), [tmp_path / "junk.safetensors"])
+
+
+def test_generate_refuses_adapters_of_another_backbone(tmp_path):
+    """Same layers, same rank, another backbone: the values fit and mean nothing."""
+    pipeline, other = TalkingHeadPipeline.build(0), TalkingHeadPipeline.build(1)
+    digest = pipeline.digest
+    shared = SharedAdapter(pipeline.denoiser, 8, 1.0, "b")
+    files = [save_shared(np.zeros(shared.spec.size, np.float32), shared.spec, tmp_path / "s.safetensors", digest),
+             tmp_path / "i.safetensors"]
+    IdentityAdapter(pipeline.denoiser, 4, seed=0, backbone=digest).save(files[1])
+    for file in files:
+        with pytest.raises(ValueError, match=f"{file.name}: an adapter of backbone {digest[:12]}, this one is "):
+            load_adapters(other, [file])
+    again = TalkingHeadPipeline.build(0)
+    load_adapters(again, files)
+    assert {n for n, _ in again.denoiser.named_parameters() if ".lora_" in n} == {
+        n for n, _ in pipeline.denoiser.named_parameters() if ".lora_" in n}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.settings import (
@@ -63,6 +64,16 @@ def test_another_round_draws_other_batches(work, updates):
     assert not np.allclose(other[0].vector, updates[0].vector)
 
 
+def test_what_ran_before_in_the_process_does_not_change_a_round(work, updates, folder):
+    """Personalizing freezes the shared factors and leaves a person's own adapter on; a round undoes both."""
+    busy = work_at(folder)
+    theta = np.zeros(busy.spec.size, np.float32)
+    busy.people.pop()
+    busy.personalize(theta)
+    again = busy.adapter_round(theta, 1)
+    assert np.array_equal(again[0].vector, updates[0].vector) and again[0].score == updates[0].score
+
+
 def test_a_person_whose_training_fails_counts_as_zeros(folder, monkeypatch):
     work = work_at(folder)
     real = site_module.train_denoiser
@@ -118,6 +129,51 @@ def test_one_persons_failures_stay_theirs(folder, monkeypatch):
     assert len(work.adapters) == 1
     measured = work.validate(theta)
     assert len(measured.rows["shared"]["psnr"]) == 2 and len(measured.rows["personalized"]["psnr"]) == 1
+
+
+def test_a_person_who_cannot_be_measured_is_left_out_by_key(work, monkeypatch):
+    first, second = work.people
+    real = site_module.validate_person
+
+    def fails_first(person, *args):
+        if person is first:
+            raise ValueError("an odd clip")
+        return real(person, *args)
+
+    monkeypatch.setattr(site_module, "validate_person", fails_first)
+    measured = work.validate(np.zeros(work.spec.size, np.float32))
+    assert all(len(m["psnr"]) == 1 for m in measured.rows.values())
+    assert measured.videos == [f"videos/{second.key}.mp4"]
+    assert f"validate: measuring person {first.key} failed, who is left out: an odd clip" in work.lines
+
+
+def test_an_adapter_of_another_backbone_or_rank_counts_as_none(folder):
+    work, theta = work_at(folder), np.zeros(90_112, np.float32)
+    work.personalize(theta)
+    first, second = (folder / "state" / name for name in work.adapters)
+    save_file(load_file(first), first, metadata={"backbone": "0" * 64})
+    save_file({name: tensor[:4] for name, tensor in load_file(second).items()}, second,
+              metadata={"backbone": work.backbone_digest})
+    rows = work.validate(theta).rows
+    assert "personalized" not in rows and len(rows["shared"]["psnr"]) == 2
+    said = [line for line in work.lines if "has no adapter here" in line]
+    assert len(said) == 2 and any("of backbone 000000000000" in line for line in said)
+
+
+def test_a_broken_embedder_is_the_sites_and_no_persons(folder, monkeypatch):
+    def broken(source):
+        raise ValueError("identity/config.json is no JSON")
+
+    monkeypatch.setattr(site_module, "load_embedder", broken)
+    work, theta = work_at(folder), np.zeros(90_112, np.float32)
+    for phase in (lambda: work.adapter_round(theta, 1), lambda: work.validate(theta)):
+        with pytest.raises(ValueError, match="no JSON"):
+            phase()
+
+
+def test_clips_that_are_held_out_train_no_backbone(work):
+    people = work._backbone_site.people
+    assert [len(p.held_out) for p in people] == [len(p.train) for p in people] == [1, 1]
 
 
 def test_out_of_memory_is_the_sites_and_no_persons(work, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from privfedtalk_flare.data.clips import Clip
 from privfedtalk_flare.data.synthetic import Person, render_clip
 from privfedtalk_flare.evaluation.summary import site_rows
+from privfedtalk_flare.training import validation
 from privfedtalk_flare.training.corpus import IdentityClips
 from privfedtalk_flare.training.validation import validate_person
 
@@ -49,6 +50,24 @@ def test_a_metric_that_no_clip_defines_is_left_out_and_the_person_counts_elsewhe
     two = {row: {name: [value, value] for name, value in table.items()} for row, table in rows.items()}
     made = site_rows(two, least=2)
     assert "sync" not in made["shared"] and made["shared"]["psnr"]["n"] == 2
+
+
+def test_without_a_known_aperture_no_mouth_is_fitted(clips: list[Clip], tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+    monkeypatch.setattr(validation, "mouth_aperture", lambda frames: fitted.append(1) or np.arange(len(frames)))
+    silent = dataclasses.replace(clips[1], aperture=None)
+    rows_of(IdentityClips("k", clips[:1], [silent]), tmp_path)
+    assert not fitted
+    rows_of(IdentityClips("k", clips[:1], [clips[2]]), tmp_path)
+    assert len(fitted) == 5  # rows
+
+
+def test_samples_show_a_person_and_are_their_owners_alone(clips: list[Clip], tmp_path: Path) -> None:
+    rows_of(IdentityClips("k", clips[:1], clips[1:2]), tmp_path / "videos")
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["k.mp4", "k.png"]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "videos").iterdir())
+    assert (tmp_path / "videos").stat().st_mode & 0o077 == 0
 
 
 def test_who_has_no_adapter_of_their_own_has_no_such_row_but_a_sample(clips: list[Clip], tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Writing a file so that its name holds the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PRIVATE = 0o600
+READABLE = 0o644
+
+
+@contextmanager
+def replaced(path: Path, mode: int = PRIVATE) -> Iterator[Path]:
+    """Yields a new, empty file beside `path` to write into, and gives it that name when the block ends well.
+
+    Its own name is unique, as FLARE's simulator may run two processes for one site, and nobody but its owner can read
+    it until it has its name and `mode`. It is on disk (fsync) before the name changes; when the block raises it is
+    gone and `path` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(mode)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes, mode: int = PRIVATE) -> Path:
+    """Replaces `path` by `content`; see `replaced`."""
+    with replaced(path, mode) as partial:
+        partial.write_bytes(content)
+    return path
