@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_job(commands)
     _add_data(commands)
     _add_backbone(commands)
+    _add_privacy(commands)
     return parser
 
 
@@ -125,6 +126,41 @@ def _import_backbone(parsed: argparse.Namespace) -> None:
     folder, numbers = import_backbone(parsed.take_from, parsed.to, parsed.people)
     print(json.dumps(numbers, indent=2))
     print(folder)
+
+
+def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    privacy = commands.add_parser("privacy", help="what a study promises its people").add_subparsers(
+        metavar="COMMAND", required=True)
+    plan = privacy.add_parser("plan", help="the noise a promise takes, and how many people make it worth while")
+    plan.add_argument("--identities", type=int, required=True, help="people at all sites together")
+    plan.add_argument("--rounds", type=int, required=True, help="rounds of the shared adapter")
+    plan.add_argument("--epsilon", type=float, required=True, help="the promise over all rounds")
+    plan.add_argument("--delta", type=float, help="the delta at which epsilon is stated (default 1e-5)")
+    plan.add_argument("--sampling", type=float, help="probability that a person takes part in a round (default 1)")
+    plan.add_argument("--mode", help="metadata (default), sealed or uniform: how the score reaches the weights")
+    plan.add_argument("--gamma", type=float, help="sealed only: how strongly the score weighs (default 1)")
+    plan.add_argument("--values", type=int, help="values of an update (default 90112: the shipped backbone at rank 8)")
+    plan.add_argument("--sites", type=int, help="sites that take part (default 4)")
+    plan.add_argument("--accountant", help="with sampling: prv (default, tight) or rdp (fast, looser)")
+    plan.add_argument("--plot", type=Path, metavar="PNG", help="draw signal to noise by the number of people")
+    plan.set_defaults(run=_plan_privacy)
+
+
+def _plan_privacy(parsed: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from privfedtalk_flare.privacy.plan_plot import check_path, plot
+    from privfedtalk_flare.privacy.plan_table import render
+    from privfedtalk_flare.privacy.planner import Study, make_plan
+    from privfedtalk_flare.settings import parse
+
+    if parsed.plot is not None:
+        check_path(parsed.plot)
+    given = {field.name: getattr(parsed, field.name) for field in fields(Study)}
+    plan = make_plan(parse(Study, {name: value for name, value in given.items() if value is not None}, "plan"))
+    print(render(plan, width=100))
+    if parsed.plot is not None:
+        print(plot(plan, parsed.plot))
 
 
 if __name__ == "__main__":

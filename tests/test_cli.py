@@ -31,7 +31,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "choices"), [
-    (["train"], "'generate', 'summary', 'job', 'data'"), (["job", "make"], "'build'"), (["data", "make"], "'prepare'")])
+    (["train"], "'generate', 'summary', 'job', 'data'"), (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
+    (["privacy", "make"], "'plan'")])
 def test_unknown_commands_list_the_choices(arguments: list[str], choices: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -57,3 +58,46 @@ def test_data_prepare_writes_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(list(tmp_path.glob("*/*.mp4"))) == 2
     assert "2 clips of 1 people" in capsys.readouterr().out
     assert main(["data", "prepare", str(tmp_path), "--people", "0"]) == 1
+
+
+PLAN = ["privacy", "plan", "--identities", "3532", "--rounds", "100", "--epsilon", "8"]
+
+
+def test_privacy_plan_prints_a_table_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--mode", "sealed", "--gamma", "2", "--plot", str(tmp_path / "plan.png")]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines()]
+    assert ["noise", "multiplier", "sigma", "6.003"] in rows
+    assert ["left", "of", "step", "and", "signal", "0.368", "0.670"] in rows
+    assert ["people,", "at", "least", "9,797", "5,377"] in rows
+    assert said.splitlines()[-1] == str(tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_privacy_plan_of_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, "--sampling", "0.01", "--mode", "uniform", "--accountant", "rdp", "--delta", "1e-6", "--sites",
+                 "8", "--values", "20000"]) == 0
+    said = capsys.readouterr().out
+    assert "35.3 expected (q 0.01)" in said and "3,532, 8" in said and "20,000" in said
+    assert "epsilon at delta 1e-06" in said and "Opacus' RDP accountant" in said
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--identities", "0"], "plan.identities: must be at least 1, got 0"),
+    (["--rounds", "0"], "plan.rounds: must be at least 1, got 0"),
+    (["--epsilon", "-1"], "plan.epsilon: must be at least 0.001, got -1.0"),
+    (["--epsilon", "nan"], "plan.epsilon: must be finite, got nan"),
+    (["--delta", "0.6"], "plan.delta: must be at most 0.5, got 0.6"),
+    (["--sampling", "1.5"], "plan.sampling: must be at most 1.0, got 1.5"),
+    (["--mode", "secret"], "plan.mode: got 'secret'; the choices are metadata, sealed, uniform"),
+    (["--gamma", "11"], "plan.gamma: must be at most 10.0, got 11.0"),
+    (["--values", "0"], "plan.values: must be at least 1, got 0"),
+    (["--sites", "0"], "plan.sites: must be at least 1, got 0"),
+    (["--accountant", "gdp"], "plan.accountant: got 'gdp'; the choices are prv, rdp"),
+    (["--plot", "plan.jpg"], "--plot plan.jpg: the picture is a PNG"),
+    (["--sampling", "0.1"], "plan.sampling 0.1 does not go with plan.mode 'metadata'")])
+def test_privacy_plan_out_of_range_is_one_line(arguments: list[str], words: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PLAN, *arguments]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and words in said[0]

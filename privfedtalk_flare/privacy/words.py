@@ -24,8 +24,9 @@ def snr_of_step(step_norm: float, noise_std: float, size: int) -> float:
     return math.sqrt(max(0.0, step_norm ** 2 - noise ** 2)) / noise
 
 
-def snr_bound(identities: int, noise_multiplier: float, sites: int, size: int) -> float:
-    """The most that K sites with `identities` people in all can reach: identities / (sigma sqrt(K D))."""
+def snr_bound(identities: float, noise_multiplier: float, sites: int, size: int) -> float:
+    """The most that K sites with `identities` people in all can reach: identities / (sigma sqrt(K D)). Under Poisson
+    sampling `identities` is the number expected in a round, q N (`planner` derives it)."""
     return identities / (noise_multiplier * math.sqrt(sites * size))
 
 
