@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from privfedtalk_flare.encryption.keys import check_ckks
 from privfedtalk_flare.settings import (
+    COMPONENTS,
+    PHASES,
     AdapterSettings,
     BackboneSettings,
     DataSettings,
@@ -19,10 +21,6 @@ from privfedtalk_flare.settings import (
 )
 
 MAX_SEALED_GAMMA = 2.0
-PHASES = ("backbone", "adapter", "personalize", "validate")
-"""PROTOCOL's order: each phase works on what those before it left."""
-COMPONENTS = ("codec", "identity", "denoiser")
-"""The backbone's parts in order: the denoiser works on the codec's latents."""
 
 
 def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings,

@@ -102,12 +102,17 @@ class EncryptionSettings:
     scale_bits: int = setting(32, "log2 of the scale", low=10, high=60)
 
 
+PHASES = ("backbone", "adapter", "personalize", "validate")
+"""PROTOCOL's order: each phase works on what those before it left."""
+COMPONENTS = ("codec", "identity", "denoiser")
+"""The backbone's parts in order: the denoiser works on the codec's latents."""
+
+
 @dataclass(frozen=True)
 class BackboneSettings:
     """The `backbone` phase: which parts are trained from nothing, and for how long."""
 
-    components: tuple[str, ...] = setting(("codec", "identity", "denoiser"), "parts, in order",
-                                          choices=("codec", "identity", "denoiser"))
+    components: tuple[str, ...] = setting(COMPONENTS, "parts, in order", choices=COMPONENTS)
     start: str = setting("", "a backbone to go on from ('assets' or a folder); empty: every part from nothing")
     seed: int = setting(0, "the common start of all sites, where `start` is empty", low=0)
     codec_rounds: int = setting(6, "rounds of the codec", low=1)
@@ -127,7 +132,7 @@ class RoundSettings:
     """The controller's rounds and phases."""
 
     phases: tuple[str, ...] = setting(("adapter", "personalize", "validate"), "phases, in order",
-                                      choices=("backbone", "adapter", "personalize", "validate"))
+                                      choices=PHASES)
     rounds: int = setting(3, "rounds of the shared adapter", low=1)
     eta: float = setting(1.0, "the server's step", low=0.0)
     min_sites: int = setting(2, "replies without which a round does not count", low=1)

@@ -20,7 +20,7 @@ from privfedtalk_flare.data.cache import CachedClip, cache_clip
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, build_embedder, load_embedder
 from privfedtalk_flare.generator.codec import encode, set_latent_scale, to_tensor
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline, save_pipeline
-from privfedtalk_flare.settings import BackboneSettings, DataSettings, TrainingSettings
+from privfedtalk_flare.settings import COMPONENTS, BackboneSettings, DataSettings, TrainingSettings
 from privfedtalk_flare.training.backbone import train_codec, train_identity, train_talking
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.place import SitePlace
@@ -45,7 +45,7 @@ class Backbone:
     def __init__(self, seed: int, start: str = "") -> None:
         self.generator = load_pipeline(start) if start else TalkingHeadPipeline.build(seed)
         self.embedder: IdentityEmbedder = load_embedder(start) if start else build_embedder(seed)
-        for part in ("codec", "identity", "denoiser"):
+        for part in COMPONENTS:
             for module in self.modules(part).values():
                 module.requires_grad_(True)
 
@@ -77,7 +77,7 @@ def save_backbone(weights: Mapping[str, Mapping[str, np.ndarray]], folder: Path,
     Parts that were not trained come from backbone `start`; without one ValueError names them: a generator is whole or
     it is not saved.
     """
-    missing = [part for part in ("codec", "identity", "denoiser") if part not in weights]
+    missing = [part for part in COMPONENTS if part not in weights]
     if missing and not start:
         raise ValueError(f"backbone: no weights of {', '.join(missing)}; train every part, or name a `start`")
     backbone = Backbone(seed=0, start=start)
