@@ -123,7 +123,6 @@ class BackboneSettings:
     identity_batch: int = setting(48, "people a step", low=2)
     denoiser_rounds: int = setting(24, "rounds of denoiser, aligner and audio encoder", low=1)
     denoiser_steps: int = setting(100, "steps of a site in a round of the denoiser", low=1)
-    denoiser_people: int = setting(100, "people of a site whose clips train the denoiser", low=1)
     learning_rate: float = setting(1.2e-3, "the denoiser's peak learning rate", low=0.0)
 
 

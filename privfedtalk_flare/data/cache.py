@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 class CachedClip:
     """What training needs of a clip of F frames. PRIVATE to the site.
 
-    `latents`, `masked` (F, C, h, w) float32: the frames, and the frames without their lower face, through the codec;
-    `audio` (F, mels, 20) float32: the log-mel window around each frame.
+    `frames` (F, H, W, 3) uint8; `latents`, `masked` (F, C, h, w) float32: the frames, and the frames without their
+    lower face, through the codec; `audio` (F, mels, 20) float32: the log-mel window around each frame.
     """
 
     identity: str
     name: str
+    frames: np.ndarray
     latents: torch.Tensor
     masked: torch.Tensor
     audio: torch.Tensor
@@ -42,11 +43,13 @@ class CachedClip:
 
 @dataclass(frozen=True)
 class WindowBatch:
-    """B windows of L frames: `clean`, `masked` (B, L, C, h, w), `reference` (B, C, h, w), `audio` (B, L, mels, 20)."""
+    """B windows of L frames: `frames` (B, L, H, W, 3) and `reference` (B, H, W, 3) uint8 pictures, `clean` and `masked`
+    (B, L, C, h, w) latents, `audio` (B, L, mels, 20)."""
 
+    frames: np.ndarray
+    reference: np.ndarray
     clean: torch.Tensor
     masked: torch.Tensor
-    reference: torch.Tensor
     audio: torch.Tensor
 
 
@@ -60,7 +63,8 @@ def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Pa
         tensors = _encode(clip, codec)
         with replaced(path) as partial:
             save_file(tensors, partial)
-    return CachedClip(clip.identity, clip.name, *(tensors[k].float() for k in ("latents", "masked", "audio")))
+    return CachedClip(clip.identity, clip.name, clip.frames,
+                      *(tensors[k].float() for k in ("latents", "masked", "audio")))
 
 
 def _encode(clip: Clip, codec: AutoencoderTiny) -> dict[str, torch.Tensor]:
@@ -87,5 +91,7 @@ def draw_windows(rng: np.random.Generator, clips: list[CachedClip], batch: int, 
         if known is not clip:
             reference = int(rng.integers(len(known)))
         window = slice(start, start + length)
-        parts.append((clip.latents[window], clip.masked[window], known.latents[reference], clip.audio[window]))
-    return WindowBatch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
+        parts.append((clip.frames[window], known.frames[reference], clip.latents[window], clip.masked[window],
+                      clip.audio[window]))
+    frames, references, *tensors = zip(*parts, strict=True)
+    return WindowBatch(np.stack(frames), np.stack(references), *(torch.stack(column) for column in tensors))

@@ -130,7 +130,7 @@ def study_files(custom: Path | None = None) -> list[Path]:
 
 
 _PEOPLE = DataSettings(source="synthetic")
-_MANY = DataSettings(source="synthetic", people=100, clips=2, seconds=1.6, held_out=0, seed=1)
+_MANY = DataSettings(source="synthetic", people=150, clips=2, seconds=1.6, held_out=0, seed=1)
 """The backbone's people: other ones than `_PEOPLE`, by their seed."""
 
 VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {

@@ -23,8 +23,8 @@ def build_codec() -> AutoencoderTiny:
 
 
 def to_tensor(frames: np.ndarray) -> torch.Tensor:
-    """(F, H, W, 3) uint8 -> (F, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 127.5 - 1
 
 
 def to_frames(pictures: torch.Tensor) -> np.ndarray:

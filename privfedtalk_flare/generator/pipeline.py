@@ -19,7 +19,6 @@ from privfedtalk_flare.data.windows import blend_weights, cover_windows
 from privfedtalk_flare.generator.aligner import Aligner
 from privfedtalk_flare.generator.audio import AudioEncoder
 from privfedtalk_flare.generator.codec import (
-    DOWNSCALE,
     build_codec,
     decode,
     encode,
@@ -58,13 +57,27 @@ class TalkingHeadPipeline(DiffusionPipeline):
         """A fresh, untrained pipeline; `seed` fixes its start, so that sites can begin from the same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(build_codec(), Aligner(size=size // DOWNSCALE), build_denoiser(), AudioEncoder(),
+            return cls(build_codec(), Aligner(size=size), build_denoiser(), AudioEncoder(),
                        build_scheduler(), size)
+
+    @property
+    def talking(self) -> dict[str, torch.nn.Module]:
+        """What is trained together, once the codec is: the modules by name."""
+        return {"denoiser": self.denoiser, "aligner": self.aligner, "audio_encoder": self.audio_encoder}
 
     @property
     def mask(self) -> torch.Tensor:
         """(1, h, w): 1 in the latent cells of the masked lower face."""
         return latent_mask(self.config.size)
+
+    def align(self, pictures: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The reference moved to where the head is in each frame: pictures (B, F, 3, H, W), and their latents.
+
+        pictures: (B, F, 3, H, W) in [-1, 1], whose lower face is not read; reference: (B, 3, H, W). The aligner learns
+        from the moved pictures: the latents carry no gradient.
+        """
+        moved = self.aligner(pictures, reference, latent_mask(self.config.size, downscale=1).to(pictures))
+        return moved, encode(self.codec, moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
 
     @property
     def mask_box(self) -> tuple[slice, slice]:
@@ -76,7 +89,7 @@ class TalkingHeadPipeline(DiffusionPipeline):
         """SHA-256 (hex) of the weights, adapters aside, and of the latents' scale: names the backbone in task headers.
         """
         codec = self.codec.config
-        total = hashlib.sha256(f"privfedtalk backbone v2 {codec.shift_factor} {codec.scaling_factor}\n".encode())
+        total = hashlib.sha256(f"privfedtalk backbone v3 {codec.shift_factor} {codec.scaling_factor}\n".encode())
         for part in ("codec", "aligner", "denoiser", "audio_encoder"):
             for name, tensor in sorted(getattr(self, part).state_dict().items()):
                 if ".lora_" not in name:
@@ -112,10 +125,9 @@ class TalkingHeadPipeline(DiffusionPipeline):
         if len(base) not in (1, frames) or frames < 1:
             raise ValueError(f"{len(base)} base frames and {frames} frames of sound; give one frame, or as many as "
                              f"the sound has")
-        pictures = to_tensor(base)
+        pictures, known = to_tensor(base).to(self.device), to_tensor(reference[None]).to(self.device)
         masked = encode(self.codec, mask_pictures(pictures))
-        known = encode(self.codec, to_tensor(reference[None]))
-        aligned = torch.cat([self.aligner(part[None], known, self.mask.to(part))[0] for part in masked.split(64)])
+        aligned = torch.cat([self.align(part[None], known)[1][0] for part in pictures.split(64)])
         masked, aligned = (latents.expand(frames, -1, -1, -1) for latents in (masked, aligned))
         windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * 640]))[None]).to(self.device)
         tokens = self.audio_encoder(windows)

@@ -93,6 +93,5 @@ def train_identity(embedder: IdentityEmbedder, people: list[np.ndarray], steps: 
 def train_talking(generator: TalkingHeadPipeline, clips: list[CachedClip], settings: TrainingSettings,
                   rng: np.random.Generator, schedule: Schedule) -> float:
     """Trains the whole denoiser, the aligner and the audio encoder; returns the final loss."""
-    parts = (generator.denoiser, generator.aligner, generator.audio_encoder)
-    parameters = [p for part in parts for p in part.parameters()]
+    parameters = [p for part in generator.talking.values() for p in part.parameters()]
     return train_denoiser(generator, clips, parameters, settings, rng, schedule, weight_decay=0.01, alignment=0.5)

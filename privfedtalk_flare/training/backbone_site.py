@@ -52,7 +52,7 @@ class Backbone:
     def modules(self, part: str) -> dict[str, nn.Module]:
         """The modules of a part, by the name that prefixes their weights."""
         if part == "denoiser":
-            return {name: getattr(self.generator, name) for name in ("denoiser", "aligner", "audio_encoder")}
+            return self.generator.talking
         return {part: self.embedder if part == "identity" else self.generator.codec}
 
     def read(self, part: str) -> dict[str, np.ndarray]:
@@ -146,8 +146,7 @@ class BackboneSite:
     def _cached(self) -> list[CachedClip]:
         codec = self.backbone.generator.codec
         digest = hashlib.sha256(b"".join(t.tobytes() for t in self.backbone.read("codec").values())).hexdigest()
-        chosen = self.people[:self.settings.denoiser_people]
-        return [cache_clip(c, codec, digest, self.place.state / "cache") for p in chosen for c in p.train]
+        return [cache_clip(c, codec, digest, self.place.state / "cache") for p in self.people for c in p.train]
 
     def _rng(self, phase: str, round: int) -> np.random.Generator:
         digest = hashlib.sha256(f"{self.settings.seed} {self.site} {phase} {round}".encode()).digest()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from privfedtalk_flare.data.cache import CachedClip, draw_windows
+from privfedtalk_flare.generator.codec import to_tensor
 from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, draw_noise, predict_clean
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
@@ -62,7 +63,7 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
                    weight_decay: float = 0.0, alignment: float = 0.0) -> float:
     """Trains `parameters` of the denoiser and its conditions on windows of `clips`; returns the final loss.
 
-    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2 + alignment * squared error of the aligned reference,
+    The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2 + alignment * squared error of the moved reference,
     at timesteps drawn with density rising towards the noisy ones: there the mouth is decided, while near the clean end
     x0 lies open.
     """
@@ -82,13 +83,13 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
         step = step.to(device)
         dropped = torch.rand(len(clean), generator=noise_source) < settings.audio_dropout
         tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
-        masked = windows.masked.to(device)
-        aligned = generator.aligner(masked, windows.reference.to(device), mask)
-        conditions = Conditions(mask, masked, aligned, tokens)
+        pictures = to_tensor(windows.frames).to(device)
+        moved, known = generator.align(pictures, to_tensor(windows.reference).to(device))
+        conditions = Conditions(mask, windows.masked.to(device), known, tokens)
         predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
         loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
         if alignment:
-            loss = loss + alignment * ((aligned - clean) ** 2).mean()
+            loss = loss + alignment * ((moved - pictures) ** 2).mean()
         if settings.tdc:
             loss = loss + settings.tdc * tdc_loss(predicted, clean, alphas[step])
         if settings.proximal:

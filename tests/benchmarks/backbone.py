@@ -22,7 +22,7 @@ from privfedtalk_flare.training.measure import measure_backbone
 STATED = {"codec_psnr_mask": 20.0, "verification_auc": 0.98, "psnr_mask": 16.0}
 """Least values of the reduced training, in dB but for the AUC."""
 REDUCED = BackboneSettings(codec_rounds=3, codec_steps=120, identity_rounds=2, identity_steps=15, identity_batch=20,
-                           denoiser_rounds=4, denoiser_steps=30, denoiser_people=20)
+                           denoiser_rounds=4, denoiser_steps=30)
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from privfedtalk_flare.settings import (
 )
 
 SMALL = BackboneSettings(codec_rounds=2, codec_steps=2, codec_batch=2, identity_rounds=1, identity_steps=2,
-                         identity_batch=2, denoiser_rounds=1, denoiser_steps=2, denoiser_people=2)
+                         identity_batch=2, denoiser_rounds=1, denoiser_steps=2)
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,31 @@ def test_outside_the_mask_the_picture_is_the_base(pipeline):
     assert np.array_equal(out[:, outside], base[:, outside])
 
 
+def test_what_is_painted_has_not_seen_the_mouth_that_it_covers(pipeline):
+    """Two clips that differ inside the mask alone get the same lower face, through an aligner that moves things."""
+    rng = np.random.default_rng(3)
+    base, reference = rng.integers(0, 256, (9, 64, 64, 3), dtype=np.uint8), rng.integers(0, 256, (64, 64, 3), np.uint8)
+    other, (rows, columns) = base.copy(), mask_box(64)
+    other[:, rows, columns] = 255 - base[:, rows, columns]
+    moving = TalkingHeadPipeline.build(1)
+    for branch in (moving.aligner.whole, moving.aligner.rest):
+        torch.nn.init.normal_(branch[-1].weight, std=0.5, generator=torch.Generator().manual_seed(0))
+    shown = moving.feather[..., 0] == 1
+    first, second = (moving(clip, reference, speech(9), steps=1)[:, shown] for clip in (base, other))
+    assert np.array_equal(first, second)
+    still = pipeline(base, reference, speech(9), steps=1)[:, shown]
+    assert np.abs(first.astype(int) - still).mean() > 1  # it did move
+
+
+def test_only_the_moved_pictures_teach_the_aligner(pipeline):
+    rng = np.random.default_rng(4)
+    pictures = to_tensor(rng.integers(0, 256, (2, 3, 64, 64, 3), dtype=np.uint8))
+    moved, latents = pipeline.align(pictures, pictures[:, 0])
+    assert moved.shape == pictures.shape and latents.shape == (2, 3, 8, 16, 16)
+    assert moved.requires_grad and not latents.requires_grad
+    torch.testing.assert_close(latents[1, 2], encode(pipeline.codec, pictures[1, :1])[0], atol=1e-3, rtol=0)
+
+
 def test_the_feather_fades_at_the_mask_and_not_at_the_pictures_edge(pipeline):
     feather = pipeline.feather[..., 0]
     rows, columns = mask_box(64)

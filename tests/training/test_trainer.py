@@ -50,13 +50,15 @@ def test_rounds_share_one_learning_rate_curve():
 
 
 def test_windows_never_hold_their_reference(cached):
-    """The latents of every frame differ, so the reference can be looked up."""
-    marked = CachedClip("p", "c", torch.arange(30.0)[:, None, None, None].expand(30, 8, 2, 2), cached.masked[:30],
-                        cached.audio[:30])
+    """Every frame differs, so the reference can be looked up."""
+    places = np.arange(30, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+    latents = torch.arange(30.0)[:, None, None, None].expand(30, 8, 2, 2)
+    marked = CachedClip("p", "c", places, latents, cached.masked[:30], cached.audio[:30])
     batch = draw_windows(np.random.default_rng(0), [marked], 200, 8)
-    frames, references = batch.clean[:, :, 0, 0, 0], batch.reference[:, 0, 0, 0]
+    frames, references = batch.frames[..., 0, 0, 0].astype(int), batch.reference[..., 0, 0, 0]
     assert not (frames == references[:, None]).any()
     assert (frames[:, 1:] - frames[:, :-1] == 1).all()
+    assert np.array_equal(batch.clean[..., 0, 0, 0].numpy(), frames)
 
 
 def test_the_cache_is_written_once_and_read_back(clip, tmp_path):
