@@ -57,8 +57,7 @@ class TalkingHeadPipeline(DiffusionPipeline):
         """A fresh, untrained pipeline; `seed` fixes its start, so that sites can begin from the same weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(build_codec(), Aligner(size=size), build_denoiser(), AudioEncoder(),
-                       build_scheduler(), size)
+            return cls(build_codec(), Aligner(size=size), build_denoiser(), AudioEncoder(), build_scheduler(), size)
 
     @property
     def talking(self) -> dict[str, torch.nn.Module]:
