@@ -46,7 +46,9 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     generate.add_argument("--adapters", type=Path, nargs="*", default=[], metavar="FILE",
                           help="safetensors: the shared adapter, the person's own adapter, or both")
     generate.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
-    generate.add_argument("--steps", type=int, default=4, help="sampling steps (default 4)")
+    generate.add_argument("--steps", type=int, default=2, help="sampling steps (default 2)")
+    generate.add_argument("--guidance", type=float, default=1.3,
+                          help="how far the mouth follows the speech; 1 is plain (default 1.3)")
     generate.add_argument("--seed", type=int, default=0, help="seed of the sampling noise (default 0)")
     generate.set_defaults(run=_generate)
 
@@ -55,7 +57,7 @@ def _generate(parsed: argparse.Namespace) -> None:
     from privfedtalk_flare.generator.generate import generate
 
     generate(face=parsed.face, audio=parsed.audio, out=parsed.out, adapters=parsed.adapters, backbone=parsed.backbone,
-             steps=parsed.steps, seed=parsed.seed)
+             steps=parsed.steps, guidance=parsed.guidance, seed=parsed.seed)
     print(parsed.out)
 
 

@@ -57,7 +57,7 @@ class PrivFedTalkRecipe(Recipe):
                  custom: Path | None = None) -> None:
         self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
         self.training = training or TrainingSettings()
-        self.personalize = personalize or TrainingSettings(steps=60, learning_rate=1e-2)
+        self.personalize = personalize or TrainingSettings(steps=60)
         self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
         self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
         self.backbone = backbone or BackboneSettings()
@@ -129,14 +129,14 @@ def study_files(custom: Path | None = None) -> list[Path]:
     return files
 
 
-_PEOPLE = DataSettings(source="synthetic")
+_PEOPLE = DataSettings(source="synthetic", clips=12)
 _MANY = DataSettings(source="synthetic", people=150, clips=2, seconds=1.6, held_out=0, seed=1)
 """The backbone's people: other ones than `_PEOPLE`, by their seed."""
 
 VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
     "privfedtalk": lambda: PrivFedTalkRecipe("privfedtalk", data=_PEOPLE),
     "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
-        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=4)),
+        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=11)),
     "backbone": lambda: PrivFedTalkRecipe(
         "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
         rounds=RoundSettings(phases=("backbone",))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +33,12 @@ from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, build_denoi
 ASSETS = Path(__file__).parent.parent / "assets"
 OVERLAP = 3
 """Frames that neighbouring windows share at generation."""
+STEPS = 2
+"""Steps of DDIM. Over 12 people sync is .953 with four, .960 with two, .961 with one, at the same PSNR."""
+GUIDANCE = 1.3
+"""How far the mouth follows what it hears (classifier-free guidance, Ho & Salimans 2022); 1 is none. Over the same
+people, sync .960 with none and .971 with 1.3, for .2 dB inside the mask: a plain prediction opens the mouth too little.
+"""
 FEATHER = 3.0
 """Pixels over which the generated lower face fades into the picture around it."""
 
@@ -111,8 +118,9 @@ class TalkingHeadPipeline(DiffusionPipeline):
         return (smooth * smooth * (3 - 2 * smooth)).astype(np.float32)[..., None]
 
     @torch.no_grad()
-    def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = 4,
-                 seed: int = 0, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = STEPS,
+                 guidance: float = GUIDANCE, seed: int = 0,
+                 progress: Callable[[int, int], None] | None = None) -> np.ndarray:
         """Generates a clip.
 
         base: (F, S, S, 3) uint8, the frames whose lower face is replaced (one frame for a still); reference: (S, S, 3)
@@ -130,13 +138,13 @@ class TalkingHeadPipeline(DiffusionPipeline):
         masked, aligned = (latents.expand(frames, -1, -1, -1) for latents in (masked, aligned))
         windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * 640]))[None]).to(self.device)
         tokens = self.audio_encoder(windows)
-        latents = self._sample(masked, aligned, tokens, steps, seed, progress or _silent)
+        latents = self._sample(masked, aligned, tokens, steps, guidance, seed, progress or _silent)
         generated = to_frames(decode(self.codec, latents)).astype(np.float32)
         blended = self.feather * generated + (1 - self.feather) * base
         return np.round(blended).clip(0, 255).astype(np.uint8)
 
     def _sample(self, masked: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, steps: int,
-                seed: int, progress: Callable[[int, int], None]) -> torch.Tensor:
+                guidance: float, seed: int, progress: Callable[[int, int], None]) -> torch.Tensor:
         """DDIM over the whole clip: at every step windows predict x0 and cross-fade, so no window's edge shows."""
         frames = len(masked)
         starts = cover_windows(frames, WINDOW, OVERLAP)
@@ -150,9 +158,13 @@ class TalkingHeadPipeline(DiffusionPipeline):
             clean = torch.zeros_like(latents)
             for part, blend in zip(index.split(8), weights.split(8), strict=True):
                 step = timestep.expand(len(part)).to(latents.device)
-                conditions = Conditions(self.mask.to(latents), masked[part], reference[part],
-                                        tokens[part.flatten()])
+                heard = tokens[part.flatten()]
+                conditions = Conditions(self.mask.to(latents), masked[part], reference[part], heard)
                 predicted = predict_clean(self.denoiser, latents[part], step, conditions)
+                if guidance != 1:
+                    deaf = replace(conditions, audio=self.audio_encoder.silence.expand_as(heard))
+                    unheard = predict_clean(self.denoiser, latents[part], step, deaf)
+                    predicted = unheard + guidance * (predicted - unheard)
                 faded = (predicted * blend[..., None, None, None]).flatten(0, 1)
                 clean.index_add_(0, part.flatten().to(clean.device), faded)
                 done += len(part)

@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from privfedtalk_flare.cli import main
+from privfedtalk_flare.cli import build_parser, main
 from privfedtalk_flare.data.clips import ClipFile, load_clip
 from privfedtalk_flare.data.media import read_mp4
 from privfedtalk_flare.data.speech import speak
 from privfedtalk_flare.data.synthetic import Person, render_clip
+from privfedtalk_flare.generator.pipeline import GUIDANCE, STEPS
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,8 @@ def test_a_file_that_is_no_adapter_is_refused(inputs, tmp_path, capsys):
     code = main(["generate", "--face", str(inputs / "face.png"), "--audio", str(inputs / "speech.wav"),
                  "--adapters", str(tmp_path / "a.safetensors"), "--out", str(tmp_path / "o.mp4")])
     assert code == 1 and "a.safetensors" in capsys.readouterr().err
+
+
+def test_the_command_samples_as_the_sites_do():
+    parsed = build_parser().parse_args(["generate", "--face", "f.png", "--audio", "a.wav", "--out", "o.mp4"])
+    assert (parsed.steps, parsed.guidance) == (STEPS, GUIDANCE)

@@ -7,6 +7,7 @@ from diffusers import DiffusionPipeline
 
 from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.data.synthetic import Person, render_clip
+from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.generator.codec import decode, encode, latent_mask, mask_pictures, set_latent_scale, to_tensor
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, backbone_folder, load_pipeline, save_pipeline
 
@@ -98,6 +99,14 @@ def test_what_is_painted_has_not_seen_the_mouth_that_it_covers():
                                for clip in (base, other, np.roll(base, 3, axis=2)))
     assert np.array_equal(painted, covered)
     assert np.abs(painted - moved).mean() > 1
+
+
+def test_guidance_opens_the_mouth_farther():
+    shipped, person = load_pipeline("assets"), Person.draw(31, 0)
+    clip, known = render_clip(person, 0, 2.0), render_clip(person, 1, 1.0).frames[0]
+    plain, guided, unheard = (mouth_aperture(shipped(clip.frames, known, clip.audio, guidance=guidance))
+                              for guidance in (1.0, 1.5, 0.0))
+    assert guided.std() > 1.02 * plain.std() > 2 * unheard.std()
 
 
 def test_only_the_moved_pictures_teach_the_aligner(pipeline):
