@@ -174,7 +174,7 @@ class PrivFedTalkExecutor(Executor):
         if not fl_ctx.get_prop(CHECKED, False):
             check_header(dxo.meta, fl_ctx.get_job_id(), privacy=self._privacy, **self._settings)
             check(theta, dxo.meta, self._place, self._privacy)
-        snr = follow(theta, dxo.meta, self._place)
+        snr = follow(theta, dxo.meta, self._place, self._privacy)
         return theta, None if snr is None else float(f"{snr:.3g}")  # it says no more of decrypted values than it must
 
     def _track(self, fl_ctx: FLContext, step: int, **values: float | None) -> None:

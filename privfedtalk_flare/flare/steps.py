@@ -101,7 +101,7 @@ def check(theta: np.ndarray | None, meta: Mapping[str, Any], place: SitePlace, p
         raise
 
 
-def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace) -> float | None:
+def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> float | None:
     """Remembers `theta`, which `check` let pass, in the run folder, and returns the signal-to-noise ratio of its step.
 
     The ratio is None where no noise was added, where this site took no part in the broadcast before the step, or where
@@ -114,7 +114,8 @@ def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace) -> floa
     if seen is None or seen.nonce not in (meta.get(AFTER) or ()) or seen.theta.shape != theta.shape or noise <= 0.0:
         return None
     step = float(np.linalg.norm(theta.astype(np.float64) - seen.theta))
-    return snr_of_step(step, noise, theta.size)
+    eta = abs(_moved(meta)[0] - seen.moved[0])
+    return snr_of_step(step, noise, theta.size, eta * privacy.clip_norm)
 
 
 def refuse_if_stopped(state: Path) -> None:
@@ -141,6 +142,10 @@ def _check(theta: np.ndarray | None, seen: _Seen | None, meta: Mapping[str, Any]
                noise_std=min(math.sqrt(variance), most), error=2 * error)
 
 
+def _moved(meta: Mapping[str, Any]) -> list[float]:
+    return meta.get(MOVED) or [0.0, 0.0]
+
+
 def _recalled(path: Path) -> _Seen | None:
     if not path.is_file():
         return None
@@ -152,7 +157,7 @@ def _recalled(path: Path) -> _Seen | None:
 def _remember(path: Path, theta: np.ndarray, meta: Mapping[str, Any]) -> None:
     with replaced(path) as partial:
         save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial,
-                  metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(meta.get(MOVED) or [0, 0])})
+                  metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(_moved(meta))})
 
 
 def _stop(state: Path, reason: StepRefused) -> None:

@@ -163,9 +163,9 @@ def test_a_signal_to_noise_ratio_leaves_with_three_digits_and_times_as_whole_sec
     assert p.SNR not in from_shareable(work.execute(p.TASK_ADAPTER, task(log=log), site, Signal())).meta
     log.carried.append("n")
     log.took(1.0, 0.001)
-    theta = np.full(_Work.spec.size, 0.0012, np.float32)
+    theta = np.full(_Work.spec.size, 0.00101, np.float32)
     meta = from_shareable(work.execute(p.TASK_ADAPTER, task(theta, log), site, Signal())).meta
-    assert meta[p.SNR] == site.get_engine().scalars["snr"] == 0.663  # sqrt(.44)
+    assert meta[p.SNR] == site.get_engine().scalars["snr"] == 0.142  # sqrt(.0201)
     assert meta[p.BUSY] and all(isinstance(second, int) for pair in meta[p.BUSY] for second in pair)
 
 

@@ -162,7 +162,7 @@ def seen(folder: Path, theta: np.ndarray, log: StepLog, nonce: str, privacy: Pri
     meta = {p.NONCE: nonce, p.ROUND: 1, **log.told()}
     log.carried.append(nonce)
     check(theta, meta, at(folder), privacy)
-    return follow(theta, meta, at(folder))
+    return follow(theta, meta, at(folder), privacy)
 
 
 def noisy(log: StepLog, theta: np.ndarray, eta: float = 1.0, std: float = 0.02, signal: float = 0.0) -> np.ndarray:
@@ -175,8 +175,8 @@ def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> Non
     log, theta = StepLog(), np.zeros(SIZE, np.float32)
     assert seen(tmp_path, theta, log, "a") is None
     log.took(1.0, 0.01)
-    theta = theta + np.float32(0.012)
-    assert seen(tmp_path, theta, log, "b") == pytest.approx(math.sqrt(0.44), rel=1e-4)  # |s|^2 = 1.44 D s^2
+    theta = theta + np.float32(0.011)
+    assert seen(tmp_path, theta, log, "b") == pytest.approx(math.sqrt(0.21), rel=1e-4)  # |s|^2 = 1.21 D s^2
     assert seen(tmp_path, theta, log, "c") is None  # the same theta once more: no step
     missed = noisy(log, noisy(log, theta))
     assert seen(tmp_path, missed, log, "d") is None

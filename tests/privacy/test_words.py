@@ -15,6 +15,13 @@ def test_snr_finds_the_ratio_that_was_put_in():
     assert snr_of_step(float(np.linalg.norm(step)), std, size) == pytest.approx(0.5, rel=0.05)
 
 
+def test_a_signal_lost_in_noise_is_no_larger_than_clipping_allows():
+    size, std, reach = 90_112, 0.004 / math.sqrt(2), 0.004
+    norms = [np.linalg.norm(np.random.default_rng(seed).normal(size=size) * std) for seed in range(8)]
+    assert max(snr_of_step(float(norm), std, size) for norm in norms) > 0.03  # by chance alone
+    assert max(snr_of_step(float(norm), std, size, reach) for norm in norms) == pytest.approx(0.0047, abs=1e-4)
+
+
 def test_snr_at_its_ends():
     assert snr_of_step(1.0, 0.0, 10) == math.inf
     assert snr_of_step(0.1, 1.0, 10) == 0.0
