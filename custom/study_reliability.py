@@ -17,7 +17,7 @@ def score(*, generated: np.ndarray, real: np.ndarray, mask: np.ndarray, embeddin
 
     `generated` and `real` are frames (F, H, W, 3) in 0..255, `mask` (H, W) is True where the mouth was generated,
     `embeddings` (F, E) are identity embeddings of the generated frames and `reference` (R, E) of real ones. `alpha`
-    and `tau` (grey levels) come from the job. A score outside [0, 1] is refused by the site's privacy filter.
+    and `tau` (grey levels) come from the job. With a score outside [0, 1] the person's update counts as zero.
     """
     consistency = reliability.identity_consistency(embeddings, reference)
     stability = reliability.temporal_stability(generated, real, mask, tau)

@@ -75,7 +75,7 @@ class ReliabilitySettings:
     gamma: float = setting(1.0, "how strongly the score weighs", low=0.0, high=10.0)
     alpha: float = setting(0.5, "share of identity consistency in the score", low=0.0, high=1.0)
     tau: float = setting(4.0, "flicker, in grey levels of 0..255, at which stability falls to 1/e", low=1e-3)
-    max_clips: int = setting(64, "n_max: training clips of a site that count, at most", low=1)
+    max_clips: int = setting(64, "n_max: most training clips that count, of a site (sealed: of a person)", low=1)
     max_share: float = setting(2.0, "largest weight of a site, in multiples of 1/K; no cap at K <= 2", low=1.0)
     signal: str = setting("study_reliability.score", "dotted path of the function that scores an identity")
 

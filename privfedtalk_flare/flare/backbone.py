@@ -8,7 +8,6 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +93,23 @@ def average_replies(replies: list[FLModel], min_sites: int,
 def save(weights: Mapping[str, Weights], losses: Mapping[str, list[float]], settings: BackboneSettings,
          folder: Path, config: Path) -> None:
     """Writes the backbone as a folder that `TalkingHeadPipeline.from_pretrained` loads, and `training.json` beside its
-    weights: the command, the settings with their seed, the per-round losses, the hash of the job's files in `config`,
-    and the same of the backbone it went on from.
+    weights: the command, the job's sections in `config` that shape a backbone, with their seeds and a hash, the
+    per-round losses, and the same of the backbone it went on from.
     """
     from privfedtalk_flare.generator.pipeline import backbone_folder
     from privfedtalk_flare.training.backbone_site import save_backbone
 
     save_backbone(weights, folder, settings.start)
-    digest = hashlib.sha256()
-    for file in sorted(config.glob("*.json")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    sidecar = {"command": command, "config_sha256": digest.hexdigest(), "settings": asdict(settings),
-               "losses": dict(losses)}
+    sidecar = {"command": command, **job_of(config), "losses": dict(losses)}
     if settings.start:
         before = backbone_folder(settings.start) / SIDECAR
         sidecar["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else settings.start
     write_whole(folder / SIDECAR, json.dumps(sidecar, indent=2).encode(), READABLE)
+
+
+def job_of(config: Path) -> dict[str, Any]:
+    """What of a job's `config` folder shapes a backbone: its sections `data` and `backbone`, and their SHA-256."""
+    client = json.loads((config / "config_fed_client.json").read_text(encoding="utf-8"))
+    job = {name: client[name] for name in ("data", "backbone")}
+    return {"job": job, "config_sha256": hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()}

@@ -136,7 +136,8 @@ _MANY = DataSettings(source="synthetic", people=150, clips=2, seconds=1.6, held_
 VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
     "privfedtalk": lambda: PrivFedTalkRecipe("privfedtalk", data=_PEOPLE),
     "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
-        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(mode="sealed", max_clips=11)),
+        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(
+            mode="sealed", max_clips=_PEOPLE.clips - _PEOPLE.held_out)),
     "backbone": lambda: PrivFedTalkRecipe(
         "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
         rounds=RoundSettings(phases=("backbone",))),

@@ -19,8 +19,7 @@ class Aligner(ModelMixin, ConfigMixin):
     """Warps a reference picture to the pose of each frame, which it reads from what the mask leaves visible.
 
     First the head as a whole, by an affine transform (spatial transformer, Jaderberg et al. 2015), then what does not
-    follow it (neck, shoulders, wall), by a smooth flow on top. Both start as no movement. (A second affine estimate,
-    of what the first left, won .02 dB in one trial.)
+    follow it (neck, shoulders, wall), by a smooth flow on top. Both start as no movement.
 
     It moves pictures, which the codec then encodes. Moving latents loses what lies between their cells: a shift of 1.5
     pixels came back from the codec at 25 dB inside the mask, the moved picture at 30 dB.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ GUIDANCE = 1.3
 """How far the mouth follows what it hears (classifier-free guidance, Ho & Salimans 2022); 1 is none. Over the same
 people, sync .960 with none and .971 with 1.3, for .2 dB inside the mask: a plain prediction opens the mouth too little.
 """
+MAX_GUIDANCE = 10.0
 FEATHER = 3.0
 """Pixels over which the generated lower face fades into the picture around it."""
 
@@ -103,19 +104,9 @@ class TalkingHeadPipeline(DiffusionPipeline):
                     total.update(f"{part}.{plain}\n".encode() + tensor.float().cpu().numpy().tobytes())
         return total.hexdigest()
 
-    @cached_property
+    @property
     def feather(self) -> np.ndarray:
-        """(H, W, 1) float32: how much of the generated picture shows; 0 outside the mask, 1 well inside it.
-
-        The picture's own edge is no seam: there the mask fades nowhere.
-        """
-        rows, columns = self.mask_box
-        size = self.config.size
-        inside = np.zeros((size + 32, size), bool)
-        inside[rows.start:, columns] = True
-        depth = distance_transform_edt(inside)[:size]
-        smooth = np.clip((depth - 0.5) / FEATHER, 0, 1)
-        return (smooth * smooth * (3 - 2 * smooth)).astype(np.float32)[..., None]
+        return feather(int(self.config.size))
 
     @torch.no_grad()
     def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = STEPS,
@@ -126,8 +117,12 @@ class TalkingHeadPipeline(DiffusionPipeline):
         base: (F, S, S, 3) uint8, the frames whose lower face is replaced (one frame for a still); reference: (S, S, 3)
         uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame; `progress(done, of)`
         is told as windows are finished. Returns (F, S, S, 3) uint8, F = len(audio) // 640. Raises ValueError where
-        the lengths do not fit.
+        the lengths do not fit, or with steps or guidance out of range.
         """
+        if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
+            raise ValueError(f"{steps} sampling steps; give 1 to {self.scheduler.config.num_train_timesteps}")
+        if not 0 <= guidance <= MAX_GUIDANCE:
+            raise ValueError(f"guidance {guidance}; give 0 (deaf) to {MAX_GUIDANCE:g}, where 1 is plain")
         frames = len(audio) // 640
         if len(base) not in (1, frames) or frames < 1:
             raise ValueError(f"{len(base)} base frames and {frames} frames of sound; give one frame, or as many as "
@@ -171,6 +166,20 @@ class TalkingHeadPipeline(DiffusionPipeline):
                 progress(done, steps * len(index))
             latents = self.scheduler.step(clean, timestep, latents).prev_sample
         return latents
+
+
+@lru_cache
+def feather(size: int) -> np.ndarray:
+    """(size, size, 1) float32: how much of the generated picture shows; 0 outside the mask, 1 well inside it.
+
+    The picture's own edge is no seam: there the mask fades nowhere.
+    """
+    rows, columns = mask_box(size)
+    inside = np.zeros((size + 32, size), bool)
+    inside[rows.start:, columns] = True
+    depth = distance_transform_edt(inside)[:size]
+    smooth = np.clip((depth - 0.5) / FEATHER, 0, 1)
+    return (smooth * smooth * (3 - 2 * smooth)).astype(np.float32)[..., None]
 
 
 def _silent(done: int, of: int) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from privfedtalk_flare.data.clips import Clip
 from privfedtalk_flare.data.media import write_mp4
-from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
 from privfedtalk_flare.files import replaced
 from privfedtalk_flare.generator.generate import SYNTHETIC_TAG
+from privfedtalk_flare.generator.pipeline import feather
 from privfedtalk_flare.training.corpus import IdentityClips
 
 ADAPTERS = ("backbone", "shared", "personalized")
@@ -39,10 +39,8 @@ class PersonValidation:
 
 
 def pixel_mask(size: int) -> np.ndarray:
-    """(size, size) bool: the masked lower face."""
-    mask = np.zeros((size, size), bool)
-    mask[mask_box(size)] = True
-    return mask
+    """(size, size) bool: where the lower face is painted and nothing of the real frame shines through the feather."""
+    return feather(size)[..., 0] == 1
 
 
 def validate_person(person: IdentityClips, generate: Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray],

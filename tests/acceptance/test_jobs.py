@@ -59,6 +59,11 @@ def test_a_wheel_installed_elsewhere_runs_the_main_job_with_no_flags(tmp_path: P
     assert "personalized" in run(own / "privfedtalk", "summary", tmp_path / "simulator_workspace", cwd=tmp_path)
 
 
+def test_the_shipped_backbone_keeps_its_bars(tmp_path: Path) -> None:
+    assert "all stated numbers reached" in run(sys.executable, ROOT / "tests" / "benchmarks" / "backbone.py",
+                                               "--shipped", cwd=tmp_path)
+
+
 def test_a_reduced_backbone_training_reaches_its_stated_numbers(tmp_path: Path) -> None:
     said = run(sys.executable, ROOT / "tests" / "benchmarks" / "backbone.py", "--out", tmp_path / "run", cwd=tmp_path)
     assert "all stated numbers reached" in said

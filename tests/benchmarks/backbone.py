@@ -1,8 +1,8 @@
 """Trains a backbone again, reduced: `python tests/benchmarks/backbone.py`, about five minutes on two cores.
 
 Four sites with 20 people each run the backbone phase through FLARE with few steps; the result is measured on
-people it has not seen and must reach the numbers stated here. The shipped backbone's own numbers, from the full job,
-stand in `privfedtalk_flare/assets/backbone/training.json`.
+people it has not seen and must reach the numbers stated here. With `--shipped` nothing is trained, and the package's
+own backbone is held to its bars; `privfedtalk_flare/assets/backbone/training.json` has how it was made.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from privfedtalk_flare.flare.recipe import VARIANTS, PrivFedTalkRecipe
@@ -21,6 +22,9 @@ from privfedtalk_flare.training.measure import measure_backbone
 
 STATED = {"codec_psnr_mask": 20.0, "verification_auc": 0.98, "psnr_mask": 16.0}
 """Least values of the reduced training, in dB but for the AUC."""
+SHIPPED = {"psnr_mask": 26.5, "sync": 0.95, "swapped_follows": 0.90, "verification_auc": 0.98}
+SHIPPED_AT_MOST = {"swapped_original": 0.25, "different_cosine": 0.3, "flicker": 1.5}
+"""The bars of the shipped one: sharp, in time, driven by the sound alone, and an embedder that tells people apart."""
 REDUCED = BackboneSettings(codec_rounds=3, codec_steps=120, identity_rounds=2, identity_steps=15, identity_batch=20,
                            denoiser_rounds=4, denoiser_steps=30)
 
@@ -28,7 +32,15 @@ REDUCED = BackboneSettings(codec_rounds=3, codec_steps=120, identity_rounds=2, i
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-backbone"), help="where the run lies")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--shipped", action="store_true", help="measure the package's own backbone instead")
+    parsed = parser.parse_args()
+    if parsed.shipped:
+        return report(measure_backbone("assets"), SHIPPED, SHIPPED_AT_MOST)
+    return report(measure_backbone(train(parsed.out.resolve()), people=6), STATED, {})
+
+
+def train(out: Path) -> str:
+    """Runs the reduced job in FLARE's simulator; returns the folder of the backbone that it made."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "workspace" / "local").mkdir(parents=True)
     (out / "workspace" / "local" / "privfedtalk.yaml").write_text(f"state: {out}/state/{{site}}\n", encoding="utf-8")
@@ -39,10 +51,16 @@ def main() -> int:
                str(out / "workspace"), "-n", "4", "-t", "4"]
     with (out / "log.txt").open("w", encoding="utf-8") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    measured = measure_backbone(str(out / "workspace" / "server" / "simulate_job" / "backbone"), people=6)
-    print(json.dumps(measured, indent=2))
-    missed = {name: measured[name] for name, least in STATED.items() if measured[name] < least}
-    print(f"missed: {missed}; stated: {STATED}" if missed else f"all stated numbers reached: {STATED}")
+    return str(out / "workspace" / "server" / "simulate_job" / "backbone")
+
+
+def report(measured: Mapping[str, float], least: Mapping[str, float], most: Mapping[str, float]) -> int:
+    """Prints what was measured and whether it keeps the bounds; the exit code."""
+    print(json.dumps(dict(measured), indent=2))
+    missed = {name: measured[name] for name in least if not measured[name] >= least[name]}
+    missed |= {name: measured[name] for name in most if not measured[name] <= most[name]}
+    bars = f"at least {dict(least)}, at most {dict(most)}"
+    print(f"missed: {missed}; stated: {bars}" if missed else f"all stated numbers reached: {bars}")
     return 1 if missed else 0
 
 

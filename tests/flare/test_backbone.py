@@ -14,8 +14,9 @@ from simulation import BRIEF, Run, simulate
 from privfedtalk_flare.evaluation.summary import load_summary
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import protocol as p
-from privfedtalk_flare.flare.backbone import PARTS, train_backbone
+from privfedtalk_flare.flare.backbone import PARTS, job_of, train_backbone
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
+from privfedtalk_flare.generator.pipeline import ASSETS
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -24,6 +25,7 @@ from privfedtalk_flare.settings import (
     RoundSettings,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = BackboneSettings(codec_rounds=2, codec_steps=2, codec_batch=2, identity_rounds=1, identity_steps=2,
                          identity_batch=2, denoiser_rounds=1, denoiser_steps=2)
 
@@ -50,9 +52,17 @@ def test_the_backbone_loads(run: Run) -> None:
 def test_the_sidecar_tells_how_it_was_made(run: Run) -> None:
     told = json.loads((run.server / "backbone" / "training.json").read_text(encoding="utf-8"))
     assert {part: len(losses) for part, losses in told["losses"].items()} == {"codec": 2, "identity": 1, "denoiser": 1}
-    assert told["settings"]["codec_steps"] == 2 and "seed" in told["settings"]
+    job = told["job"]
+    assert job["backbone"]["codec_steps"] == 2 and {"seed", "people"} <= set(job["data"]) and "seed" in job["backbone"]
     assert told["command"].startswith("nvflare simulator ")
     assert len(told["config_sha256"]) == 64
+
+
+def test_the_shipped_sidecar_is_of_the_job_in_the_checkout() -> None:
+    told = json.loads((ASSETS / "backbone" / "training.json").read_text(encoding="utf-8"))
+    job = job_of(ROOT / "jobs" / "backbone" / "app" / "config")
+    assert {name: told[name] for name in job} == job
+    assert told["command"] == "nvflare simulator jobs/backbone -w runs/backbone -n 4 -t 4"
 
 
 def test_a_release_without_noise_is_booked(run: Run) -> None:

@@ -126,6 +126,15 @@ def test_the_feather_fades_at_the_mask_and_not_at_the_pictures_edge(pipeline):
     assert np.abs(np.diff(feather, axis=0)).max() <= 0.5
 
 
+@pytest.mark.parametrize(("given", "says"), [
+    ({"steps": 0}, "0 sampling steps"), ({"steps": -1}, "-1 sampling steps"),
+    ({"guidance": float("nan")}, "guidance nan"), ({"guidance": -0.1}, "guidance -0.1")])
+def test_sampling_out_of_range_is_refused(pipeline, given, says):
+    base = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=says):
+        pipeline(base, base[0], speech(9), **given)
+
+
 def test_lengths_that_do_not_fit_are_refused(pipeline):
     base = np.zeros((4, 64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match="4 base frames and 9 frames"):
