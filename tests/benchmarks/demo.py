@@ -110,6 +110,8 @@ def run_seed(job: Path, folder: Path, seed: int, dp: bool, sites: int) -> Summar
             content["data"]["seed"] = seed
         if not dp and "privacy" in content:
             content["privacy"]["mechanism"] = "off"
+        if not dp and "rounds" in content:
+            content["rounds"]["phases"] = ["adapter", "validate"]  # the bar is on the shared adapter
         path.write_text(json.dumps(content, indent=2), encoding="utf-8")
     (workspace / "local").mkdir(parents=True)
     (workspace / "local" / "privfedtalk.yaml").write_text(f"state: {folder / 'state'}/{{site}}\n", encoding="utf-8")
