@@ -22,8 +22,9 @@ SEED = 4040
 """People of the measurement: neither the backbone's (seed 1) nor the demo's (2026)."""
 
 
-def measure_backbone(folder: str, people: int = 8) -> dict[str, float]:
-    """Means over `people` people, two clips each: the first gives the reference, the second is generated.
+def measure_backbone(folder: str, people: int = 8, **sampling: float) -> dict[str, float]:
+    """Means over `people` people, two clips each: the first gives the reference, the second is generated, with
+    the pipeline's own `sampling` (steps, guidance) or another.
 
     Returns the metrics of `evaluation.metrics`; `codec_psnr_mask` in dB (decoded against real); how well the mouth
     follows another person's speech when driven by it (`swapped_follows`) and its own, unheard (`swapped_original`),
@@ -39,11 +40,11 @@ def measure_backbone(folder: str, people: int = 8) -> dict[str, float]:
     targets = clips[1::2]
     for known, target in zip(clips[::2], targets, strict=True):
         other = _least_alike(target, targets)
-        generated = pipeline(target.frames, known.frames[0], target.audio)
+        generated = pipeline(target.frames, known.frames[0], target.audio, **sampling)
         row = clip_metrics(generated, target.frames, mask, target.aperture, mouth_aperture,
                            lambda frames: embed(embedder, frames), embed(embedder, target.frames))
         decoded = to_frames(decode(pipeline.codec, encode(pipeline.codec, to_tensor(target.frames[::5]))))
-        swapped = mouth_aperture(pipeline(target.frames, known.frames[0], other.audio))
+        swapped = mouth_aperture(pipeline(target.frames, known.frames[0], other.audio, **sampling))
         rows.append(row | {"codec_psnr_mask": psnr_mask(decoded, target.frames[::5], mask),
                            "swapped_follows": sync(swapped, other.aperture),
                            "swapped_original": sync(swapped, target.aperture),
@@ -73,12 +74,14 @@ def import_backbone(run: Path, to: Path | None, people: int) -> tuple[Path, dict
     """Measures the backbone that lies in a run's folder, writes the numbers into its sidecar and copies it to `to`.
 
     `to` defaults to the package's assets, where `backbone: assets` finds it. Raises FileNotFoundError where the run
-    holds none.
+    holds none, ValueError where it holds several.
     """
     found = sorted(run.rglob("backbone/model_index.json"))
     if not found:
         raise FileNotFoundError(f"{run}: no trained backbone in it (backbone/model_index.json); run jobs/backbone")
-    source, target = found[-1].parent, to or ASSETS / "backbone"
+    if len(found) > 1:
+        raise ValueError(f"{run}: {len(found)} backbones in it; name the folder of one, such as {found[-1].parent.parent}")
+    source, target = found[0].parent, to or ASSETS / "backbone"
     numbers = measure_backbone(str(source), people)
     sidecar = json.loads((source / "training.json").read_text(encoding="utf-8"))
     sidecar["measured"] = {"people": people, "seed": SEED, **numbers}
