@@ -80,7 +80,8 @@ def import_backbone(run: Path, to: Path | None, people: int) -> tuple[Path, dict
     if not found:
         raise FileNotFoundError(f"{run}: no trained backbone in it (backbone/model_index.json); run jobs/backbone")
     if len(found) > 1:
-        raise ValueError(f"{run}: {len(found)} backbones in it; name the folder of one, such as {found[-1].parent.parent}")
+        raise ValueError(f"{run}: {len(found)} backbones in it; name the folder of one, such as "
+                         f"{found[-1].parent.parent}")
     source, target = found[0].parent, to or ASSETS / "backbone"
     numbers = measure_backbone(str(source), people)
     sidecar = json.loads((source / "training.json").read_text(encoding="utf-8"))
