@@ -69,13 +69,13 @@ def check_phases(rounds: RoundSettings, backbone: BackboneSettings) -> None:
                             "would run on adapter.backbone and not on the one just trained; run jobs/backbone first, "
                             "then `privfedtalk backbone import` on its run, then this job without 'backbone'")
     _check_order(backbone.components, COMPONENTS, "backbone.components")
-    if "codec" in backbone.components and "denoiser" not in backbone.components:
-        raise SettingsError(f"backbone.components {list(backbone.components)}: 'codec' does not go without 'denoiser', "
-                            "which works on the codec's latents; name both")
     if not backbone.start and backbone.components != COMPONENTS:
         raise SettingsError(f"backbone.components {list(backbone.components)} does not go with an empty "
                             f"backbone.start: a backbone is saved whole; name {', '.join(COMPONENTS)}, or a "
                             "backbone.start that the other parts come from")
+    if "codec" in backbone.components and "denoiser" not in backbone.components:
+        raise SettingsError(f"backbone.components {list(backbone.components)}: 'codec' does not go without 'denoiser', "
+                            "which works on the codec's latents; name both")
 
 
 def _check_order(given: Sequence[str], order: Sequence[str], where: str) -> None:

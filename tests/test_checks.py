@@ -43,6 +43,8 @@ def test_the_shipped_settings_go_together():
      ["backbone.components ['codec', 'denoiser']", "empty backbone.start"]),
     ({"rounds": {"phases": ("backbone",)}, "backbone": {"components": ("denoiser", "codec"), "start": "assets"}},
      ["backbone.components ['denoiser', 'codec']", "'codec' stands after 'denoiser'"]),
+    ({"rounds": {"phases": ("backbone",)}, "backbone": {"components": ("codec",), "start": "assets"}},
+     ["backbone.components ['codec']", "does not go without 'denoiser'"]),
     ({"data": {"held_out": 0}}, ["data.held_out 0", "rounds.phases ['adapter', 'personalize', 'validate']"]),
     ({"privacy": {"clip_norm": 100.0}, "rounds": {"rounds": 50}},
      ["privacy.clip_norm 100", "rounds.rounds 50", "encryption.primes"]),
