@@ -34,7 +34,8 @@ ASSETS = Path(__file__).parent.parent / "assets"
 OVERLAP = 3
 """Frames that neighbouring windows share at generation."""
 STEPS = 2
-"""Steps of DDIM. Over 12 people sync is .953 with four, .960 with two, .961 with one, at the same PSNR."""
+"""Steps of DDIM. Over the 12 people of three demo runs, not guided, sync is .953 with four, .960 with two and .961 with
+one, at the same PSNR. `tests/benchmarks/backbone.py --shipped --steps N --guidance G` measures others."""
 GUIDANCE = 1.3
 """How far the mouth follows what it hears (classifier-free guidance, Ho & Salimans 2022); 1 is none. Over the same
 people, sync .960 with none and .971 with 1.3, for .2 dB inside the mask: a plain prediction opens the mouth too little.
