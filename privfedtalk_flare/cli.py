@@ -133,6 +133,13 @@ def _import_backbone(parsed: argparse.Namespace) -> None:
 def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     privacy = commands.add_parser("privacy", help="what a study promises its people").add_subparsers(
         metavar="COMMAND", required=True)
+    init = privacy.add_parser("init", help="make a site's ledger, its key and its anchor, once, before its first job")
+    show = privacy.add_parser("show", help="a site's ledger: what was released, and epsilon so far")
+    for command, run in ((init, _init_privacy), (show, _show_privacy)):
+        command.add_argument("workspace", type=Path, metavar="WORKSPACE",
+                             help="the site's FLARE workspace, the folder that holds startup and local")
+        command.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
+        command.set_defaults(run=run)
     plan = privacy.add_parser("plan", help="the noise a promise takes, and how many people make it worth while")
     plan.add_argument("--identities", type=int, required=True, help="people at all sites together")
     plan.add_argument("--rounds", type=int, required=True, help="rounds of the shared adapter")
@@ -146,6 +153,30 @@ def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     plan.add_argument("--accountant", help="with sampling: prv (default, tight) or rdp (fast, looser)")
     plan.add_argument("--plot", type=Path, metavar="PNG", help="draw signal to noise by the number of people")
     plan.set_defaults(run=_plan_privacy)
+
+
+def _init_privacy(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.flare.books import site_at
+    from privfedtalk_flare.privacy.opening import create
+
+    place, files = site_at(parsed.workspace, parsed.site)
+    head = create(files)
+    print(f"{place.site}: ledger {head.id}\nledger: {files.ledger}\nkey:    {files.key}\nanchor: {files.anchor}")
+    print("Back up all three, the ledger and the anchor after every job: without them this site takes part in nothing.")
+    if place.anchor is None:
+        print("The anchor lies beside the key; `anchor` in privfedtalk.yaml puts it on another disk.")
+    if place.epsilon_max is None:
+        print("No epsilon_max in privfedtalk.yaml: nothing but the jobs themselves limits what they spend.")
+
+
+def _show_privacy(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.flare.books import site_at
+    from privfedtalk_flare.privacy.ledger import Ledger
+    from privfedtalk_flare.privacy.ledger_table import render
+
+    place, files = site_at(parsed.workspace, parsed.site)
+    ledger = Ledger(place.state, files.key.parent, place.anchor)
+    print(render(ledger, place.site, place.delta, place.epsilon_max, width=120))
 
 
 def _plan_privacy(parsed: argparse.Namespace) -> None:

@@ -90,6 +90,8 @@ class PrivacySettings:
     clip_norm: float = setting(0.004, "C: largest L2 norm of an identity's update", low=1e-9)
     score_noise_multiplier: float = setting(1.0, "sigma_s, with release 'noised'", low=1e-3)
     delta: float = setting(1e-5, "the delta at which epsilon is stated", low=1e-12, high=0.5)
+    epsilon_max: float | None = setting(None, "the largest epsilon to which this job may bring an identity, with what "
+                                              "its site has spent before; a site's own holds as well", low=0.0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.privacy.accountant import Release
+from privfedtalk_flare.privacy.ledger import Entry, Ledger
+from privfedtalk_flare.privacy.opening import LedgerFiles, create
 
 PROGRAM = str(Path(sys.executable).parent / "privfedtalk")
 
@@ -32,7 +36,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(("arguments", "choices"), [
     (["train"], "'generate', 'summary', 'job', 'data'"), (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
-    (["privacy", "make"], "'plan'")])
+    (["privacy", "make"], "'init', 'show', 'plan'")])
 def test_unknown_commands_list_the_choices(arguments: list[str], choices: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -101,3 +105,71 @@ def test_privacy_plan_out_of_range_is_one_line(arguments: list[str], words: str,
     assert main([*PLAN, *arguments]) == 1
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and words in said[0]
+
+
+def workspace(folder: Path, yaml: str = "", kit: bool = True) -> Path:
+    """A site's FLARE workspace: with a start-up kit of project `study`, or as the simulator leaves it."""
+    for name in ("startup", "local"):
+        (folder / name).mkdir(parents=True)
+    if kit:
+        told = {"servers": [{"name": "study"}], "client": {"fqsn": "clinic"}}
+        (folder / "startup" / "fed_client.json").write_text(json.dumps(told), encoding="utf-8")
+    (folder / "local" / "privfedtalk.yaml").write_text(f"state: {folder.parent}/state/{{site}}\n{yaml}",
+                                                       encoding="utf-8")
+    return folder
+
+
+def test_privacy_init_makes_a_ledger_once_and_show_prints_it(tmp_path: Path,
+                                                             capsys: pytest.CaptureFixture[str]) -> None:
+    site, state = str(workspace(tmp_path / "site", "epsilon_max: 8\n")), tmp_path / "state" / "clinic"
+    assert main(["privacy", "show", site]) == 1
+    assert "has no privacy ledger; run `privfedtalk privacy init WORKSPACE` once" in capsys.readouterr().err
+    assert main(["privacy", "init", site]) == 0
+    said = capsys.readouterr().out
+    for path in (state / "ledger.jsonl", *(tmp_path / "site" / "local" / f"ledger.{end}" for end in ("key", "anchor"))):
+        assert path.is_file() and str(path) in said
+    assert "The anchor lies beside the key" in said and "Back up all three" in said
+    assert main(["privacy", "init", site]) == 1
+    assert "a ledger is never started anew" in capsys.readouterr().err
+    Ledger(state, tmp_path / "site" / "local").reserve(
+        Entry("job-1", "adapter", 1, "n", Release(4.0, "coarse"), 0.004, 1e-5))
+    assert main(["privacy", "show", site]) == 0
+    said = capsys.readouterr().out
+    row = next(line.split() for line in said.splitlines() if "gaussian" in line)
+    assert row[2:9] == ["job-1", "1", "gaussian", "4", "0.004/m", "identity", "local"]
+    assert "Privacy ledger of clinic" in said and "1 release; epsilon_max 8, of which 7.0" in said
+
+
+def test_privacy_show_of_a_ledger_that_was_cut_says_what_to_do(tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    site, state = str(workspace(tmp_path / "site", f"anchor: {tmp_path}/disk\n")), tmp_path / "state" / "clinic"
+    assert main(["privacy", "init", site]) == 0 and (tmp_path / "disk" / "ledger.anchor").is_file()
+    Ledger(state, tmp_path / "site" / "local", tmp_path / "disk").reserve(
+        Entry("job-1", "adapter", 1, "n", Release(4.0), 0.004, 1e-5))
+    (state / "ledger.jsonl").write_bytes(b"")
+    capsys.readouterr()
+    assert main(["privacy", "show", site]) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "lines were cut off or replaced. Restore the newest ledger from a backup" in said[0]
+
+
+def test_privacy_show_finds_the_ledger_of_a_simulated_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = workspace(tmp_path / "site-2", kit=False)
+    create(LedgerFiles.of(tmp_path / "state" / "site-2"))
+    assert main(["privacy", "show", str(site)]) == 0
+    assert "Privacy ledger of site-2" in capsys.readouterr().out
+    assert main(["privacy", "show", str(site), "--site", "site-3"]) == 1
+    assert "site-3/ledger.jsonl: this site has no privacy ledger" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("names", "said"), [
+    ((), "is no FLARE workspace of a site: it needs the site's own startup and local"),
+    (("startup", "local", "server"), "is a whole simulation; give the folder of one site in it, such as"),
+    (("startup", "local", "startup/fed_server.json"), "is no FLARE workspace of a site")])
+def test_privacy_init_wants_a_sites_workspace(tmp_path: Path, names: tuple[str, ...], said: str,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert main(["privacy", "init", str(tmp_path)]) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.rglob("ledger*"))

@@ -33,6 +33,7 @@ from privfedtalk_flare.flare.scalars import fault_of, metrics
 from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, workspace_of
 from privfedtalk_flare.flare.steps import StepLog
+from privfedtalk_flare.privacy.echo import EchoBook
 from privfedtalk_flare.settings import (
     BackboneSettings,
     PrivacySettings,
@@ -204,17 +205,21 @@ class PrivFedTalkController(ModelController):
 
     def _ask(self, task: str, params: Mapping[str, Any], meta: dict[str, Any], sites: list[str]) -> list[FLModel]:
         """Broadcasts a task to `sites` and returns the replies that echo its header; the others are refused."""
-        number = int(meta[p.ROUND])
-        data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=number, meta=meta)
+        number, book = int(meta[p.ROUND]), EchoBook(place_of(self.fl_ctx).state)
+        data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=number,
+                       meta={**meta, p.ECHO: book.told(sites)})
         self._statuses.clear()
         replies = self.broadcast_model(data, task_name=task, targets=sites, timeout=math.ceil(self._rounds.timeout))
         good = []
         for reply in replies:
             self._record.worked(reply.meta.get(p.BUSY))
+            site = reply.meta["client_name"]
             if reason := fault_of(reply.meta, meta):
-                self._refuse(reply.meta["client_name"], reason)
-            else:
-                good.append(reply)
+                self._refuse(site, reason)
+                continue
+            good.append(reply)
+            if p.LEDGER in reply.meta and (oddity := book.remember(site, reply.meta[p.LEDGER])):
+                self._note(f"{site}: {oddity}")
         self._answered = self._answered or bool(good)
         self._learn_snr(good)
         return sorted(good, key=lambda reply: reply.meta["client_name"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,16 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
-from privfedtalk_flare.encryption.packing import CiphertextError
-from privfedtalk_flare.encryption.sums import check_upload
+from privfedtalk_flare.encryption.keys import slots
+from privfedtalk_flare.encryption.packing import CiphertextError, chunk_count, load_chunk
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.flare import protocol as p
-from privfedtalk_flare.flare.chunks import ChunkError, from_params
+from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
+from privfedtalk_flare.flare.events import claims_dp, guard_site
 from privfedtalk_flare.flare.guard import ResultFilter
 from privfedtalk_flare.flare.keys import client_context
-from privfedtalk_flare.flare.scalars import METRIC, SCALARS, TENSOR, number, statistic, text
+from privfedtalk_flare.flare.replies import bare
+from privfedtalk_flare.flare.scalars import SCALARS, TENSOR, number, statistic, text
 from privfedtalk_flare.flare.site import place_of
 from privfedtalk_flare.settings import EncryptionSettings, parse
 from privfedtalk_flare.training.place import SitePlace
@@ -32,18 +36,29 @@ _META = {
 
 _HEADERS = {ReservedHeaderKey.RC, ReservedHeaderKey.CONTENT_TYPE}
 
+_TRAINED = ("loss",)
+"""What `personalize` may say of its training."""
+_OPAQUE = {p.ADAPTERS: re.compile(r"identities/[0-9a-f]{4,12}/adapter\.safetensors"),
+           p.VIDEOS: re.compile(r"videos/[0-9a-f]{4,12}\.mp4")}
+"""Names of files, by the opaque ids under which a site knows its people: at most one a person."""
+
 
 class EgressFilter(ResultFilter):
     """Lets through encrypted chunks, named scalars in range, metrics over enough people, and status words.
 
     Plain weights leave in the `backbone` phase only, if the site allows it; a plain update only in a job without
-    encryption, if the site does not require it. Everything else is blocked, and named in the site's own log.
+    encryption, if the site does not require it. Everything else is blocked, and named in the site's own log. What
+    passes is made anew of plain numbers, strings and arrays. As a handler of FLARE's events it keeps a job's events
+    and public properties at the site as well (events.py), and says at the start of a run what the site would refuse.
     """
 
     def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.encryption = encryption
         self._encryption = parse(EncryptionSettings, encryption, "encryption")
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        guard_site(event_type, fl_ctx, self.logger.warning, claims_dp)
 
     def outgoing(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         task = fl_ctx.get_prop(FLContextKey.TASK_NAME)
@@ -55,7 +70,8 @@ class EgressFilter(ResultFilter):
             raise ContentBlockedException(f"task {task}: headers {sorted(map(str, extra))} may not leave")
         try:
             dxo = from_shareable(shareable)
-        except ValueError as error:
+            dxo = DXO(str(getattr(dxo.data_kind, "value", dxo.data_kind)), data=bare(dxo.data), meta=bare(dxo.meta))
+        except (TypeError, ValueError) as error:
             raise ContentBlockedException(f"task {task}: {error}") from error
         for key, value in dxo.meta.items():
             if key not in _META[task]:
@@ -63,6 +79,7 @@ class EgressFilter(ResultFilter):
                                               f"{', '.join(_META[task])}")
             if not SCALARS[key](value):
                 raise ContentBlockedException(f"task {task}: {key} {str(value)[:80]!r} has a wrong type or range")
+        _check_words(dxo, task, fl_ctx)
         place = place_of(fl_ctx)
         if task == p.TASK_ADAPTER:
             self._check_update(dxo, place, fl_ctx)
@@ -70,7 +87,7 @@ class EgressFilter(ResultFilter):
             _check_backbone(dxo, place)
         else:
             _check_metrics(dxo, task, place)
-        return DXO(dxo.data_kind, data=dxo.data, meta=dxo.meta).to_shareable()
+        return dxo.to_shareable()
 
     def _check_update(self, dxo: DXO, place: SitePlace, fl_ctx: FLContext) -> None:
         """Ciphertext of this site's own context, so that nothing else can pass as bytes."""
@@ -87,9 +104,27 @@ class EgressFilter(ResultFilter):
                 raise ContentBlockedException(f"task adapter: the update is not {size} finite float32 values")
             return
         try:
-            check_upload(from_params(dxo.data), size, client_context(fl_ctx, self._encryption))
+            chunks, context = from_params(dxo.data), client_context(fl_ctx, self._encryption)
+            if len(chunks) != chunk_count(size, context):
+                raise ChunkError(f"{len(chunks)} chunks, {size} values need {chunk_count(size, context)}")
+            width = slots(context)
+            # Written anew: a message of this format may carry fields that its reader passes over.
+            dxo.data = to_params([load_chunk(chunk, context, min(width, size - i * width), f"chunk {i}",
+                                             fresh=True).serialize() for i, chunk in enumerate(chunks)])
         except (ChunkError, CiphertextError) as error:
             raise ContentBlockedException(f"task adapter: {error}") from error
+
+
+def _check_words(dxo: DXO, task: str, fl_ctx: FLContext) -> None:
+    """The strings of a result: the job's id, and names of files that are opaque ids."""
+    job = dxo.meta.get(p.JOB)
+    if job is not None and job != fl_ctx.get_job_id():
+        raise ContentBlockedException(f"task {task}: {p.JOB} {job!r:.80} is not this job, {fl_ctx.get_job_id()!r}")
+    for key in dxo.meta.keys() & _OPAQUE:
+        names, people = dxo.meta[key], dxo.meta.get(p.IDENTITIES, 0)
+        if not all(text(_OPAQUE[key])(name) for name in names) or not len(set(names)) == len(names) <= people:
+            raise ContentBlockedException(f"task {task}: {key} {str(names)[:80]} may not leave: not one opaque id a "
+                                          f"person, for {people} people")
 
 
 def _check_backbone(dxo: DXO, place: SitePlace) -> None:
@@ -110,13 +145,18 @@ def _check_metrics(dxo: DXO, task: str, place: SitePlace) -> None:
         raise ContentBlockedException(f"task {task}: only {{{key!r}: ...}} may leave, got "
                                       f"{sorted(map(str, dxo.data))[:5]}")
     tables = {key: dxo.data[key]} if task == p.TASK_PERSONALIZE else dxo.data[key]
+    rows, names = ((key,), _TRAINED) if task == p.TASK_PERSONALIZE else (ROWS, METRICS)
     if any(tables.values()) and people < place.min_identities:
         raise ContentBlockedException(f"task {task}: metrics of {people} people; this site's privfedtalk.yaml asks for "
                                       f"min_identities {place.min_identities}")
     for row, table in tables.items():
+        if row not in rows:  # an empty one, too: its name is free text
+            raise ContentBlockedException(f"task {task}: row {row!r:.80} may not leave; the choices are "
+                                          f"{', '.join(rows)}")
         for name, value in (table.items() if isinstance(table, dict) else [("?", None)]):
-            good = number(value) if task == p.TASK_PERSONALIZE else statistic(value, place.min_identities)
-            if not (good and text(METRIC)(row) and text(METRIC)(name)):
+            good = number(value) if task == p.TASK_PERSONALIZE else (statistic(value, place.min_identities)
+                                                                     and value["n"] <= people)
+            if not (good and name in names):
                 raise ContentBlockedException(f"task {task}: {row}/{name} {str(value)[:80]!r} may not leave: not "
                                               "finite, not a metric, or over fewer people than min_identities "
-                                              f"{place.min_identities}")
+                                              f"{place.min_identities} or more than there are")

@@ -10,6 +10,7 @@ reason stays in the site's own log (guard.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from privfedtalk_flare.encryption.packing import decrypt, encrypt, held_values
 from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.books import budgets, echo_of, open_ledger
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
 from privfedtalk_flare.flare.failures import BackboneRefused, PlainTaskError
@@ -34,7 +36,7 @@ from privfedtalk_flare.flare.site import place_of
 from privfedtalk_flare.flare.steps import CHECKED, check, check_header, refuse_if_stopped
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import Release, View
-from privfedtalk_flare.privacy.ledger import Entry, Head, Ledger
+from privfedtalk_flare.privacy.ledger import Entry, Head
 from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, parse
 
 __all__ = ["DecryptAdapter", "EgressFilter", "EncryptUpdate", "PrivacyFilter", "ReserveRelease", "raw_reply",
@@ -73,7 +75,8 @@ class ReserveRelease(TaskFilter):
     """Task data: checks what can be known before anything trains, and books the coming release in the site's ledger.
 
     On task `backbone` it books a release without noise, as plain weights leave the site there. A task that the site
-    refuses costs it nothing.
+    refuses costs it nothing. A ledger that is missing, altered, or behind its anchor or the server's echo, and a budget
+    that the release would pass, each decline the task with a status.
     """
 
     def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
@@ -104,9 +107,11 @@ class ReserveRelease(TaskFilter):
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
         entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
                       nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
-                      clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta)
-        ledger = Ledger(place.state)
-        views = ledger.reserve(entry, place.epsilon_max)
+                      clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta,
+                      trust=self._privacy.noise if noisy else "none")
+        echo = echo_of(meta, fl_ctx.get_identity_name())
+        ledger = open_ledger(place, fl_ctx)
+        views = ledger.reserve(entry, *budgets(place, self._privacy), echo=echo)
         fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head), private=True, sticky=False)
         return shareable
 
@@ -148,7 +153,7 @@ class PrivacyFilter(ResultFilter):
         else:
             update = mechanism.average(vectors, weights, identities=m).astype(np.float32)
         meta = {**dxo.meta, p.IDENTITIES: m, p.EPSILON: {name: v.value for name, v in reservation.views.items()},
-                p.LEDGER: {"count": reservation.head.count, "head": reservation.head.head}}
+                p.LEDGER: asdict(reservation.head)}
         if settings.mode == "metadata":
             meta[p.SCORE] = mechanism.release_score(scores, release=wanted.score,
                                                     noise_multiplier=wanted.score_noise_multiplier)

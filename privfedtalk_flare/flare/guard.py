@@ -46,9 +46,9 @@ class ResultFilter(Filter):
     said: ClassVar[str] = "the result may not leave; this site's own log says why"
 
     def process(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
-        if shareable.get_return_code() != ReturnCode.OK:
-            return without_payload(shareable)
         try:
+            if shareable.get_return_code() != ReturnCode.OK:
+                return without_payload(shareable)
             return self.outgoing(shareable, fl_ctx)
         except Exception as error:
             self.logger.warning(f"{fl_ctx.get_identity_name()}: result of {fl_ctx.get_prop(FLContextKey.TASK_NAME)} "

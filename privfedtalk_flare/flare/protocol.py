@@ -28,6 +28,9 @@ BUSY = "busy"
 EPSILON = "epsilon"
 SNR = "snr"
 LEDGER = "ledger"
+"""Where the site's ledger stands: {id, count, head}. The server keeps the farthest of each site over all jobs."""
+ECHO = "echo"
+"""Task: what the server has kept, site -> {id, count, head}. A site whose ledger is not there or beyond it stops."""
 
 CHUNK_PREFIX = "chunk_"
 """Payload keys of ciphertext chunks: `chunk_0000`, ... each a one-dimensional uint8 array."""
@@ -61,6 +64,10 @@ STATUS_NO_CLIPS = "no_clips"
 STATUS_DATA_ERROR = "data_error"
 STATUS_OUT_OF_MEMORY = "out_of_memory"
 STATUS_BUDGET_SPENT = "budget_exceeded"
+STATUS_NO_LEDGER = "no_ledger"
+"""Ledger, key or anchor is missing: the site's operator has not run `privacy init`, or must restore a backup."""
+STATUS_LEDGER = "ledger_not_trusted"
+"""The ledger was altered, is another site's, or is behind its anchor or the server's echo."""
 STATUS_WRONG_HEADER = "wrong_header"
 STATUS_NO_ENCRYPTION = "encryption_required"
 STATUS_NO_BACKBONE = "backbone_not_allowed"
@@ -70,6 +77,6 @@ STATUS_STEP_REFUSED = "step_refused"
 STATUS_STOPPED = "stopped"
 STATUS_FAILED = "failed"
 STATUSES = (STATUS_OK, STATUS_NO_CLIPS, STATUS_DATA_ERROR, STATUS_OUT_OF_MEMORY, STATUS_BUDGET_SPENT,
-            STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_NO_BACKBONE, STATUS_MISSING_ASSET, STATUS_STEP_REFUSED,
-            STATUS_STOPPED, STATUS_FAILED)
+            STATUS_NO_LEDGER, STATUS_LEDGER, STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_NO_BACKBONE,
+            STATUS_MISSING_ASSET, STATUS_STEP_REFUSED, STATUS_STOPPED, STATUS_FAILED)
 """All a failed reply says, as meta STATUS, beside its return code."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
@@ -49,16 +50,43 @@ def raw_reply(updates: Sequence[Any], meta: Mapping[str, Any]) -> Shareable:
 def status_reply(status: str, meta: Mapping[str, Any], rc: str = ReturnCode.EXECUTION_EXCEPTION) -> Shareable:
     """An answer without payload: a return code, the status word, the header, and the time the site worked; what of
     these is out of its range is left out."""
-    kept = {key: meta[key] for key in (*HEADER, BUSY) if meta.get(key) is not None and SCALARS[key](meta[key])}
-    kept[STATUS] = status if status in STATUSES else STATUS_FAILED
-    reply = make_reply(rc if rc in _CODES else ReturnCode.EXECUTION_EXCEPTION)
+    kept = {key: bare(meta[key]) for key in (*HEADER, BUSY) if meta.get(key) is not None and SCALARS[key](meta[key])}
+    kept[STATUS] = _word(status, STATUSES, STATUS_FAILED)
+    reply = make_reply(_word(rc, _CODES, ReturnCode.EXECUTION_EXCEPTION))
     return DXO(DataKind.METRICS, data={}, meta=kept).update_shareable(reply)
 
 
 def without_payload(shareable: Shareable) -> Shareable:
-    """A failed answer (return code other than OK) stripped to what `status_reply` lets through."""
+    """A failed answer (return code other than OK) stripped to what `status_reply` lets through. It never raises."""
+    try:
+        rc = shareable.get_return_code()
+    except Exception:  # headers that are none
+        rc = ReturnCode.EXECUTION_EXCEPTION
     try:
         meta = from_shareable(shareable).meta
-    except ValueError:  # FLARE's own error replies carry no content
-        meta = {}
-    return status_reply(str(meta.get(STATUS)), meta, shareable.get_return_code())
+        return status_reply(meta.get(STATUS, STATUS_FAILED), meta, rc)
+    except Exception:  # FLARE's own error replies carry no content, and a job's may carry anything
+        return status_reply(STATUS_FAILED, {}, rc)
+
+
+def bare(value: Any) -> Any:
+    """`value` made anew of Python's own types, and of numpy arrays without a class or a dtype of their own.
+
+    A subclass passes for a number or a string, and FLARE's serialiser may ask it for anything. TypeError on others.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value) if type(value) is not kind else value
+    if isinstance(value, dict):
+        return {bare(key): bare(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [bare(item) for item in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        return np.array(value, dtype=np.dtype(value.dtype.str), copy=True, subok=False)
+    raise TypeError(f"{type(value).__name__} may not leave a site")
+
+
+def _word(value: object, known: Collection[str], otherwise: str) -> str:
+    return next((word for word in known if isinstance(value, str) and word == value), otherwise)

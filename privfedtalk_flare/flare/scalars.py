@@ -11,12 +11,14 @@ from privfedtalk_flare.evaluation.summary import SPREAD_FROM
 from privfedtalk_flare.federation.isfa import ScalarError, check_scalars
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS
+from privfedtalk_flare.settings import COMPONENTS
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 METRIC = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TENSOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,299}")
 _PATH = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_ID = re.compile(r"[0-9a-f]{32}")
 MOST = 1_000_000_000
 """The largest count of anything."""
 
@@ -62,9 +64,18 @@ def _names(value: object) -> bool:
 
 
 def _busy(value: object) -> bool:
-    return isinstance(value, list) and len(value) <= 1000 and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2
-        and all(number(t, 0, 1e11) and isinstance(t, int) for t in pair) for pair in value)
+    """Few, whole, and one after the other: what cannot be a site's working hours cannot pass as them."""
+    if not (isinstance(value, list) and len(value) <= 100 and all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2
+            and all(number(t, 0, 1e11) and isinstance(t, int) for t in pair) for pair in value)):
+        return False
+    times = [t for pair in value for t in pair]
+    return times == sorted(times)
+
+
+def _snr(value: object) -> bool:
+    """At most three significant digits: it comes from decrypted values, and may say no more of them."""
+    return number(value, 0) and float(value) == float(f"{value:.3g}")
 
 
 def _epsilon(value: object) -> bool:
@@ -73,19 +84,19 @@ def _epsilon(value: object) -> bool:
 
 
 def _ledger(value: object) -> bool:
-    return (isinstance(value, dict) and set(value) == {"count", "head"} and whole(value["count"])
-            and text(_HEX)(value["head"]))
+    return (isinstance(value, dict) and set(value) == {"id", "count", "head"} and text(_ID)(value["id"])
+            and whole(value["count"]) and text(_HEX)(value["head"]))
 
 
 SCALARS: Mapping[str, Callable[[object], bool]] = {
     p.JOB: text(WORD), p.ROUND: whole, p.NONCE: text(WORD), p.SPEC: text(_HEX, empty=True),
     p.BACKBONE: text(WORD, empty=True), p.KEY_ID: text(_HEX, empty=True), p.VALUES: lambda v: whole(v, 1),
-    p.BUSY: _busy, p.SNR: lambda v: number(v, 0), p.SCORE: _score, p.COUNT: lambda v: whole(v, 1),
+    p.BUSY: _busy, p.SNR: _snr, p.SCORE: _score, p.COUNT: lambda v: whole(v, 1),
     p.IDENTITIES: lambda v: whole(v, 1), p.EPSILON: _epsilon, p.LEDGER: _ledger, p.ADAPTERS: _names, p.VIDEOS: _names,
-    p.PHASE: text(METRIC), p.LOSS: number}
+    p.PHASE: lambda v: isinstance(v, str) and v in COMPONENTS, p.LOSS: number}
 """Every scalar that may leave a site, and the check of its type and range."""
 
-_USED = (p.EPSILON, p.SNR, p.ADAPTERS, p.VIDEOS)
+_USED = (p.EPSILON, p.SNR, p.LEDGER, p.ADAPTERS, p.VIDEOS)
 """What the server's controller takes from a reply; score, count and identities are the aggregator's to judge."""
 
 

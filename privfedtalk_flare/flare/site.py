@@ -10,6 +10,7 @@ from nvflare.apis.fl_constant import FLContextKey, SiteType, WorkspaceConstants
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
+from privfedtalk_flare.flare.startup import refuse_log_streaming
 from privfedtalk_flare.training.place import FILE_NAME, SitePlace
 
 SIMULATED_PROJECT = "simulator"
@@ -26,9 +27,12 @@ def workspace_of(fl_ctx: FLContext) -> Workspace:
 def place_of(fl_ctx: FLContext) -> SitePlace:
     """The place of this site, or of the `server`, from `local/privfedtalk.yaml` of its FLARE workspace.
 
-    `output` is the job's run folder. Raises `SettingsError` on an unknown key or value.
+    `output` is the job's run folder. Raises `SettingsError` on an unknown key or value, and `LogStreamingError` where
+    a site would let its logs go to the server: every task of ours asks here first.
     """
     workspace = workspace_of(fl_ctx)
+    if workspace.site_name != SiteType.SERVER:
+        refuse_log_streaming(workspace, fl_ctx)
     path = Path(workspace.get_file_path_in_site_config(FILE_NAME))
     output = Path(workspace.get_run_dir(fl_ctx.get_job_id()))
     # FLARE calls a server by its project's name, and the simulator's "simulator_server".

@@ -1,42 +1,42 @@
-"""A site's privacy ledger: one line a release, reserved before training, chained so that no line can be altered.
+"""A site's privacy ledger: one line a release, reserved before training, for all jobs that its people take part in.
 
-`<state>/ledger.jsonl` spans jobs. Every line carries an HMAC over itself and its predecessor's, under
-`<state>/ledger.key`. A chain accepts any prefix of itself: that lines were cut off its end shows only against an anchor
-kept elsewhere; `Ledger.head` is what such an anchor (and the server) compares.
+`<state>/ledger.jsonl` is chained (chain.py) under a key in the site's `local/`; an anchor in another folder (anchor.py)
+and the server's echo (echo.py) notice when it was taken back. Whatever does not fit stops the site.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import hmac
-import json
 import os
-import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from privfedtalk_flare.files import write_whole
 from privfedtalk_flare.privacy.accountant import AccountError, Release, View, views
+from privfedtalk_flare.privacy.anchor import check_anchor, read_anchor, write_anchor
+from privfedtalk_flare.privacy.chain import GENESIS, Head, LedgerError, next_line, read
+from privfedtalk_flare.privacy.echo import check_echo
+from privfedtalk_flare.privacy.opening import LedgerFiles, NoLedger, locked, read_key, sync_folder
 
-GENESIS = hashlib.sha256(b"privfedtalk ledger v1").hexdigest()
-"""What the first line is chained to."""
+__all__ = ["GENESIS", "TORN", "Budget", "BudgetExceeded", "Entry", "Head", "Ledger", "LedgerError", "NoLedger"]
 
-
-class LedgerError(RuntimeError):
-    """A ledger that cannot be trusted or written. The message names the file, the line and what to do."""
+TORN = "(torn line)"
+"""The job of an entry that stands for a line which a crash tore."""
 
 
 class BudgetExceeded(RuntimeError):  # noqa: N818  (the field's own word)
-    """The next release would pass the site's epsilon_max: the site declines, nothing is trained."""
+    """The next release would pass an epsilon_max: the site declines, nothing is trained."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is booked about one release: the account's input, and which task of which job it belongs to."""
+    """What is booked about one release: the account's input, and which task of which job it belongs to.
+
+    `clip_norm` (C) bounds one `unit`'s update; among a site's m identities the sensitivity is C / m. `trust`: who adds
+    the noise, `local`: the site alone, so that the promise holds against everyone.
+    """
 
     job: str
     phase: str
@@ -45,27 +45,33 @@ class Entry:
     release: Release
     clip_norm: float | None
     delta: float
+    unit: str = "identity"
+    trust: str = "local"
 
 
 @dataclass(frozen=True)
-class Head:
-    """How far a ledger has come: the number of its lines and the HMAC of the last."""
+class Budget:
+    """The largest epsilon, at `delta`, to which all releases together may bring any view; `of` says whose rule it is.
+    """
 
-    count: int
-    head: str
+    epsilon_max: float
+    delta: float
+    of: str
 
 
 class Ledger:
-    """The ledger in a site's `state` folder. Opening it verifies the whole chain; an altered line is an error."""
+    """The ledger in a site's `state` folder. Opening it verifies the whole chain against its anchor.
 
-    def __init__(self, state: Path) -> None:
-        self.path = state / "ledger.jsonl"
-        self._key_path = state / "ledger.key"
-        self._lock_path = state / "ledger.lock"
-        state.mkdir(parents=True, exist_ok=True)
-        with self._locked():
-            self._key = self._load_key()
-            self._entries, self._head = self._read()
+    `local` and `anchor` are as in `LedgerFiles.of`. Raises `NoLedger` where ledger, key or anchor is missing, and
+    `LedgerError` where one was altered or the ledger is behind its anchor.
+    """
+
+    def __init__(self, state: Path, local: Path | None = None, anchor: Path | None = None) -> None:
+        self.files = LedgerFiles.of(state, local, anchor)
+        if not self.files.lock.parent.is_dir():
+            read_key(self.files)
+        with locked(self.files):
+            self._open()
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -73,108 +79,94 @@ class Ledger:
         return tuple(self._entries)
 
     @property
+    def times(self) -> tuple[float, ...]:
+        """When each was booked, in seconds since the epoch."""
+        return tuple(float(body["time"]) for body in self._reading.bodies)
+
+    @property
     def head(self) -> Head:
-        """Count and HMAC of the last line, for anchors: here, in another folder, at the server."""
-        return Head(len(self._entries), self._head)
+        """Id, count and HMAC of the last line, for anchors: here, in another folder, at the server."""
+        return self._reading.head
 
-    def reserve(self, entry: Entry, epsilon_max: float | None, **view: bool) -> dict[str, View]:
+    @property
+    def torn(self) -> bool:
+        """Whether a crash left part of a line at the end, which the next booking charges."""
+        return self._reading.torn
+
+    def reserve(self, entry: Entry, *budgets: Budget, echo: Head | None = None, **view: bool) -> dict[str, View]:
         """Books `entry` and returns epsilon by view with it included. Called before training; what fails later stays
-        spent. Check and write happen under one file lock, and the line is on disk (fsync) when this returns.
+        spent. Check and write happen under one file lock; ledger and anchor are on disk (fsync) when this returns.
 
-        `epsilon_max` bounds the largest view over all lines; above it nothing is written and `BudgetExceeded` is
-        raised. `view` goes to `accountant.views`.
+        Each of `budgets` bounds the largest view over all lines; above one nothing is written and `BudgetExceeded` is
+        raised. `echo` is where the server last saw this ledger; `LedgerError` where the ledger is not there or beyond.
+        `view` goes to `accountant.views`.
+
+        A line that a crash tore is charged as one more release like `entry`. Nothing was released under it: training
+        begins after line and anchor are on disk, and a line torn later is behind the anchor.
         """
-        with self._locked():
-            self._entries, self._head = self._read()  # another process may have written since
-            after = self._views([*self._entries, entry], entry.delta, **view)
-            worst = max(v.epsilon for v in after.values())
-            if epsilon_max is not None and worst > epsilon_max:
-                raise BudgetExceeded(f"the next release would bring epsilon to {worst:.4g} at delta {entry.delta:g}, "
-                                     f"above this site's epsilon_max {epsilon_max:g}; nothing was trained or sent")
-            line = self._line(len(self._entries) + 1, entry)
-            new = not self.path.exists()
-            with self.path.open("ab") as file:
-                file.write(line + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            if new:
-                _sync_folder(self.path.parent)
-            self._entries.append(entry)
-            self._head = json.loads(line)["hmac"]
-            return after
+        with locked(self.files):
+            self._open()  # another process may have written since
+            if echo is not None:
+                check_echo(self._reading, echo, self.files.ledger)
+            new = [entry]
+            if self.torn:
+                new.insert(0, replace(entry, job=TORN, nonce=""))
+            after = [*self._entries, *new]
+            for budget in budgets:
+                _check(budget, self._views(after, budget.delta, **view))
+            told = self._views(after, entry.delta, **view)
+            self._append(new)
+            return told
 
     def epsilon(self, delta: float, *, job: str | None = None, **view: bool) -> dict[str, View]:
         """Epsilon so far by view over all lines, or over those of one job."""
         return self._views([e for e in self._entries if job in (None, e.job)], delta, **view)
 
+    def views_so_far(self, delta: float, **view: bool) -> list[dict[str, View]]:
+        """Epsilon by view after each line, of all lines up to it."""
+        return [self._views(self._entries[:number], delta, **view) for number in range(1, len(self._entries) + 1)]
+
+    def _open(self) -> None:
+        self._key = read_key(self.files)
+        self._reading = read(self.files.ledger, self._key)
+        check_anchor(self._reading, read_anchor(self.files.anchor, self._key), self.files.ledger, self.files.anchor)
+        self._entries = [_entry(self.files.ledger, number, body)
+                         for number, body in enumerate(self._reading.bodies, 1)]
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        """The line first, the anchor after it: see anchor.py."""
+        head, new = self._reading.head, b""
+        for entry in entries:
+            line, head = next_line({"time": round(time.time(), 3), **asdict(entry)}, head, self._key)
+            new += line
+        path = self.files.ledger
+        if self._reading.whole:
+            with path.open("ab") as file:
+                file.write(new)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            write_whole(path, self._reading.text + new)
+            sync_folder(path.parent)
+        write_anchor(self.files.anchor, head, self._key)
+        self._open()
+
     @staticmethod
-    def _views(entries: list[Entry], delta: float, **view: bool) -> dict[str, View]:
+    def _views(entries: Sequence[Entry], delta: float, **view: bool) -> dict[str, View]:
         return views([e.release for e in entries], delta, **view)
 
-    def _line(self, number: int, entry: Entry) -> bytes:
-        body = {"line": number, "time": round(time.time(), 3), "previous": self._head, **asdict(entry)}
-        return _canonical({**body, "hmac": self._mac(body)})
 
-    def _mac(self, body: dict[str, Any]) -> str:
-        return hmac.new(self._key, _canonical(body), hashlib.sha256).hexdigest()
-
-    def _read(self) -> tuple[list[Entry], str]:
-        entries: list[Entry] = []
-        head = GENESIS
-        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
-        for number, line in enumerate(lines, 1):
-            try:
-                body = json.loads(line)
-                mac = body.pop("hmac")
-                good = (line.endswith(b"\n") and hmac.compare_digest(str(mac), self._mac(body))
-                        and body["previous"] == head and body["line"] == number)
-                if not good:
-                    raise LedgerError
-                fields = {k: v for k, v in body.items() if k not in ("line", "time", "previous")}
-                entries.append(Entry(**{**fields, "release": Release(**fields["release"])}))
-            except (LedgerError, AccountError, ValueError, KeyError, TypeError, AttributeError):
-                raise LedgerError(f"{self.path}: line {number} was altered, torn or does not follow the one before; "
-                                  "the privacy spent so far is unknown. Restore the file from a backup; until then "
-                                  "this site takes part in nothing") from None
-            head = mac
-        return entries, head
-
-    def _load_key(self) -> bytes:
-        if self._key_path.exists():
-            key = self._key_path.read_bytes()
-            if len(key) != 32:
-                raise LedgerError(f"{self._key_path}: {len(key)} bytes, a ledger key has 32; restore it from a backup")
-            return key
-        if self.path.exists() and self.path.stat().st_size:
-            raise LedgerError(f"{self._key_path} is missing but {self.path} has lines, which cannot be verified; "
-                              "restore the key from a backup")
-        # Seam: `privfedtalk privacy init` will create key and anchor, and a missing one will stop the site.
-        key = secrets.token_bytes(32)
-        descriptor = os.open(self._key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(self._key_path.parent)
-        return key
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lock_path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _canonical(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _entry(path: Path, number: int, body: Mapping[str, Any]) -> Entry:
+    fields = {name: value for name, value in body.items() if name != "time"}
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return Entry(**{**fields, "release": Release(**fields["release"])})
+    except (AccountError, KeyError, TypeError) as error:
+        raise LedgerError(f"{path}: line {number} is this site's own, but this version of the package cannot read it "
+                          f"({error}); run the version that wrote it, or a newer one") from error
+
+
+def _check(budget: Budget, after: Mapping[str, View]) -> None:
+    worst = max(view.epsilon for view in after.values())
+    if worst > budget.epsilon_max:
+        raise BudgetExceeded(f"the next release would bring epsilon to {worst:.4g} at delta {budget.delta:g}, above "
+                             f"the epsilon_max {budget.epsilon_max:g} of {budget.of}; nothing was trained or sent")

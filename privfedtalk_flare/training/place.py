@@ -8,6 +8,8 @@ simulated site of a workspace:
     devices: [cuda:0]
     threads: 4
     epsilon_max: 8.0
+    delta: 0.00001
+    anchor: /mnt/other-disk/{site}      # where the ledger's anchor lies; default: beside this file
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ class SiteFile:
     state: str | None = setting(None, "folder for what the site must remember between runs")
     devices: tuple[str, ...] = setting((), "torch devices, such as cuda:0; empty: cuda where there is one, else cpu")
     threads: int | None = setting(None, "torch threads; default: cores shared among the clients of this machine", low=1)
-    epsilon_max: float | None = setting(None, "the largest epsilon the site spends on one identity", low=0.0)
+    epsilon_max: float | None = setting(None, "the largest epsilon that any job may bring an identity to", low=0.0)
+    delta: float = setting(1e-5, "the delta at which epsilon_max is stated, whatever a job says", low=1e-12, high=0.5)
+    anchor: str | None = setting(None, "folder of the ledger's anchor, on another disk than state where there is one; "
+                                       "default: beside this file")
     require_encryption: bool = setting(True, "refuse jobs whose updates travel unencrypted")
     allow_backbone: bool = setting(True, "let backbone weights, which carry no privacy guarantee, leave the site")
     min_identities: int = setting(2, "fewest people over whom a metric that leaves the site is taken", low=1)
@@ -40,7 +45,8 @@ class SiteFile:
 class SitePlace:
     """A site's folders and its own rules.
 
-    `state` outlives every run (ledger, identity adapters, caches, keys); `output` is this job's run folder (videos).
+    `state` outlives every run (ledger, identity adapters, caches, keys); `output` is this job's run folder (videos);
+    `local` is where the site's own file lies, and the ledger's key.
     """
 
     site: str
@@ -53,6 +59,9 @@ class SitePlace:
     require_encryption: bool = True
     allow_backbone: bool = True
     min_identities: int = 2
+    delta: float = 1e-5
+    anchor: Path | None = None
+    local: Path | None = None
 
     @classmethod
     def from_yaml(cls, path: Path | None, site: str, project: str, output: Path) -> SitePlace:
@@ -75,7 +84,8 @@ class SitePlace:
         return cls(site=site, corpus=_folder(file.corpus, f"{where}.corpus"), state=state, output=Path(output),
                    devices=file.devices, threads=file.threads, epsilon_max=file.epsilon_max,
                    require_encryption=file.require_encryption, allow_backbone=file.allow_backbone,
-                   min_identities=file.min_identities)
+                   min_identities=file.min_identities, delta=file.delta,
+                   anchor=_folder(file.anchor, f"{where}.anchor"), local=path.parent if path is not None else None)
 
 
 def _expanded(values: Any, site: str) -> Any:

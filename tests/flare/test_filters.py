@@ -1,8 +1,9 @@
 """The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_fedavg.py."""
 
 import re
+import shutil
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from privfedtalk_flare.flare.keys import client_context, server_context
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.flare.steps import STOPPED, StepLog
 from privfedtalk_flare.privacy.ledger import Ledger
+from privfedtalk_flare.privacy.opening import LedgerFiles, create
 from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings
 
 SIZE = 2500
@@ -107,13 +109,19 @@ def person(seed=0, scale=1.0, score=0.75, count=4):
     return Update(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32) * scale, score, count)
 
 
+def booked(site):
+    """Releases in a simulated site's ledger, which is made with the first."""
+    return Ledger(site.state).head.count if (site.state / "ledger.jsonl").exists() else 0
+
+
 def test_a_round_leaves_as_ciphertext_of_the_clipped_noised_average(tmp_path):
     site = Site(tmp_path, privacy={"clip_norm": 0.1})
     assert site.receive().data == {}
     sent = site.send([person(0), person(1)])
     assert sent.meta == {**HEADER, p.KEY_ID: ckks.key_id(site.key()), p.VALUES: SIZE, p.BUSY: [[1, 2]],
                          p.SCORE: 0.75, p.COUNT: 8, p.IDENTITIES: 2, p.EPSILON: sent.meta[p.EPSILON],
-                         p.LEDGER: {"count": 1, "head": Ledger(site.state).head.head}}
+                         p.LEDGER: asdict(Ledger(site.state).head)}
+    assert sent.meta[p.LEDGER]["count"] == 1
     assert set(sent.meta[p.EPSILON]) == {"receivers", "server", "server_and_site"}
     update = packing.decrypt(from_params(sent.data), SIZE, site.key())
     assert update.std() == pytest.approx(0.1 / 2, rel=0.1)  # sigma C / m, and the signal is far below it
@@ -207,15 +215,97 @@ def test_another_key_garbage_and_plain_data_are_declined_before_anything_is_book
     ]:
         got = site.receive(data, **meta)
         assert got.meta[p.STATUS] == status and got.data == {}
-    assert Ledger(site.state).head.count == 0
+    assert booked(site) == 0
 
 
 def test_a_spent_budget_declines_before_training(tmp_path):
     site = Site(tmp_path, yaml="epsilon_max: 5.0\n")  # one round at sigma 1 costs 4.38
     assert p.STATUS not in site.receive().meta
     got = site.receive(nonce="second")
-    assert got.meta[p.STATUS] == p.STATUS_BUDGET_SPENT
+    assert got.meta[p.STATUS] == p.STATUS_BUDGET_SPENT and got.data == {}
     assert Ledger(site.state).head.count == 1
+
+
+@pytest.mark.parametrize(("yaml", "privacy", "who"), [
+    ("epsilon_max: 5.0\n", {"epsilon_max": 100.0}, "epsilon_max 5 of this site's privfedtalk.yaml"),
+    ("epsilon_max: 100.0\n", {"epsilon_max": 5.0}, "epsilon_max 5 of this job"),
+    ("", {"epsilon_max": 5.0}, "epsilon_max 5 of this job"),
+    ("epsilon_max: 5.0\n", {"delta": 0.4}, "at delta 1e-05, above the epsilon_max 5 of this site"),
+    ("epsilon_max: 4.5\ndelta: 1.0e-6\n", {}, "at delta 1e-06, above the epsilon_max 4.5 of this site")])
+def test_a_budget_of_the_site_is_never_loosened_by_a_job_nor_a_jobs_by_the_site(tmp_path, caplog, yaml, privacy, who):
+    site = Site(tmp_path, yaml=yaml, privacy=privacy)
+    got = [site.receive(nonce=nonce).meta.get(p.STATUS) for nonce in ("a", "b")]
+    assert got == ([p.STATUS_BUDGET_SPENT] * 2 if "1e-06" in who else [None, p.STATUS_BUDGET_SPENT])
+    assert who in caplog.text
+
+
+# A ledger that is missing or taken back
+
+def provisioned(root, **settings):
+    """A site outside the simulator, whose ledger is made by its operator; without encryption, as it has no kit."""
+    yaml = "require_encryption: false\n" + settings.pop("yaml", "")
+    site = Site(root, yaml=yaml, encryption={"scheme": "off"}, **settings)
+    site.ctx.set_prop(FLContextKey.SIMULATE_MODE, False, private=True, sticky=True)
+    site.ctx.set_prop(FLContextKey.WORKSPACE_ROOT, str(root / "site-1"), private=True, sticky=True)
+    (root / "site-1" / "local" / "resources.json").write_text('{"allow_log_streaming": false}')
+    return site, LedgerFiles.of(site.state, root / "site-1" / "local")
+
+
+def test_a_site_without_a_ledger_says_which_command_makes_one(tmp_path, caplog):
+    site, files = provisioned(tmp_path)
+    assert site.receive().meta[p.STATUS] == p.STATUS_NO_LEDGER
+    assert "run `privfedtalk privacy init WORKSPACE` once" in caplog.text and not files.ledger.exists()
+    create(files)
+    assert p.STATUS not in site.receive().meta
+    assert site.send([person()]).meta[p.LEDGER]["count"] == 1
+
+
+@pytest.mark.parametrize("name", ["ledger", "key", "anchor"])
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_site_that_lost_a_part_of_its_ledger_stops_also_in_the_simulator(tmp_path, caplog, name, simulated):
+    if simulated:
+        site, files = Site(tmp_path), LedgerFiles.of(tmp_path / "state" / "site-1")
+    else:
+        site, files = provisioned(tmp_path)
+        create(files)
+    assert p.STATUS not in site.receive().meta
+    getattr(files, name).unlink()
+    got = site.receive()
+    assert got.meta[p.STATUS] == p.STATUS_NO_LEDGER and got.data == {}
+    assert "from a backup" in caplog.text and not getattr(files, name).exists()
+
+
+def test_the_anchor_lies_where_the_sites_own_file_says(tmp_path):
+    site = Site(tmp_path, yaml=f"anchor: {tmp_path / 'elsewhere'}/{{site}}\n")
+    site.receive()
+    assert (tmp_path / "elsewhere" / "site-1" / "ledger.anchor").is_file()
+    shutil.rmtree(site.state)
+    assert site.receive().meta[p.STATUS] == p.STATUS_NO_LEDGER
+
+
+def test_a_shortened_ledger_declines(tmp_path):
+    site = Site(tmp_path)
+    site.receive()
+    (site.state / "ledger.jsonl").write_text("")
+    assert site.receive().meta[p.STATUS] == p.STATUS_LEDGER
+
+
+def test_a_ledger_behind_the_servers_echo_declines_and_one_at_it_books(tmp_path, caplog):
+    site = Site(tmp_path)
+    site.receive()
+    echo = {"site-1": asdict(Ledger(site.state).head), "site-2": {"id": "0" * 32, "count": 9, "head": "0" * 64}}
+    assert p.STATUS not in site.receive(echo=echo).meta and booked(site) == 2
+    shutil.rmtree(site.state)  # a simulated site makes its ledger anew
+    got = site.receive(echo=echo)
+    assert got.meta[p.STATUS] == p.STATUS_LEDGER and booked(site) == 0
+    assert "the server knows this site by ledger" in caplog.text
+
+
+@pytest.mark.parametrize("echo", [7, {"site-1": 3}, {"site-1": {"id": "x", "count": 1, "head": "0" * 64}},
+                                  {"site-1": {"id": "0" * 32, "count": -1, "head": "0" * 64}}])
+def test_an_echo_that_is_none_declines(tmp_path, echo):
+    site = Site(tmp_path)
+    assert site.receive(echo=echo).meta[p.STATUS] == p.STATUS_WRONG_HEADER and booked(site) == 0
 
 
 def test_a_broken_ledger_declines(tmp_path):
@@ -223,7 +313,7 @@ def test_a_broken_ledger_declines(tmp_path):
     site.receive()
     ledger = site.state / "ledger.jsonl"
     ledger.write_text(ledger.read_text().replace('"round":1', '"round":2'))
-    assert site.receive().meta[p.STATUS] == p.STATUS_FAILED
+    assert site.receive().meta[p.STATUS] == p.STATUS_LEDGER
 
 
 def test_a_job_without_encryption_is_declined_where_the_site_demands_it(tmp_path):
@@ -251,7 +341,7 @@ def test_a_task_that_does_not_agree_is_declined_before_anything_is_booked(tmp_pa
     site.data = site.data[-1:] if task == p.TASK_BACKBONE else site.data
     got = site.receive(**{**StepLog().told(), p.AGREED: AGREED, **change})
     assert got.meta[p.STATUS] == p.STATUS_WRONG_HEADER and got.data == {}
-    assert said in caplog.text and Ledger(site.state).head.count == 0
+    assert said in caplog.text and booked(site) == 0
     assert p.STATUS not in site.receive(**{**StepLog().told(), p.AGREED: AGREED}).meta
     assert Ledger(site.state).head.count == 1
 
@@ -260,7 +350,7 @@ def test_a_site_that_allows_no_backbone_declines_before_anything_is_booked(tmp_p
     site = Site(tmp_path, task=p.TASK_BACKBONE, yaml="allow_backbone: false\n", encryption={"scheme": "off"})
     got = site.receive({"codec/conv.weight": np.ones(3, np.float32)})
     assert got.meta[p.STATUS] == p.STATUS_NO_BACKBONE and got.data == {}
-    assert "allow_backbone: false" in caplog.text and Ledger(site.state).head.count == 0
+    assert "allow_backbone: false" in caplog.text and booked(site) == 0
     adapter = Site(tmp_path, yaml="allow_backbone: false\n")
     assert p.STATUS not in adapter.receive().meta
 
@@ -382,6 +472,8 @@ def update_to_leave(site):
     (p.COUNT, 2.5), (p.IDENTITIES, True), (p.SNR, float("nan")), (p.SNR, -1.0), (p.BUSY, "always"),
     (p.BUSY, [["x", 1]]), (p.BUSY, [[1.25, 2.5]]),
     (p.EPSILON, {"ann": 1.0}), (p.EPSILON, {"server": "much"}), (p.LEDGER, {"count": 1, "head": "Ann"}),
+    (p.LEDGER, {"id": "Ann", "count": 1, "head": "0" * 64}),
+    (p.LEDGER, {"id": "0" * 32, "count": 1, "head": "0" * 64, "who": "Ann"}),
     (p.JOB, "a name with spaces"), (p.NONCE, None), (p.KEY_ID, "short"), (p.VALUES, 2500.0), (p.VIDEOS, []),
 ])
 def test_egress_blocks_scalars_it_does_not_know_or_out_of_range(tmp_path, key, value, caplog):

@@ -33,6 +33,7 @@ from privfedtalk_flare.flare.scalars import fault_of
 from privfedtalk_flare.flare.sections import plain, section, with_sections
 from privfedtalk_flare.flare.site import threads_of
 from privfedtalk_flare.flare.steps import STOPPED, StepLog, Stopped, check, follow, refuse_if_stopped
+from privfedtalk_flare.privacy.ledger import BudgetExceeded, LedgerError, NoLedger
 from privfedtalk_flare.privacy.step import StepRefused
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -94,6 +95,13 @@ def test_errors_are_answered_by_a_word(error: Exception, status: str) -> None:
     assert rc != ReturnCode.OK and word == status
 
 
+def test_a_ledger_that_is_missing_and_one_that_is_not_trusted_are_told_apart() -> None:
+    assert answer_to(NoLedger("x"))[1] == p.STATUS_NO_LEDGER
+    assert answer_to(LedgerError("x"))[1] == p.STATUS_LEDGER
+    assert answer_to(BudgetExceeded("x"))[1] == p.STATUS_BUDGET_SPENT
+    assert {p.STATUS_NO_LEDGER, p.STATUS_LEDGER} <= set(p.STATUSES)
+
+
 def test_torch_out_of_memory_is_known() -> None:
     import torch
 
@@ -127,6 +135,7 @@ def test_a_reply_with_an_error_code_is_noted_by_its_status_only() -> None:
 @pytest.mark.parametrize(("told", "said"), [
     ({p.NONCE: "old"}, "nonce is 'old', not 'n'"), ({p.EPSILON: [1.0]}, "epsilon"), ({p.EPSILON: {"a": 1}}, "epsilon"),
     ({p.EPSILON: {"server": 10**400}}, "epsilon"), ({p.SNR: math.inf}, "snr 'inf'"), ({p.SNR: "1"}, "snr"),
+    ({p.LEDGER: {"id": "0" * 32, "count": -1, "head": "0" * 64}}, "ledger"), ({p.LEDGER: 3}, "ledger"),
     ({p.ADAPTERS: 5}, "adapters"), ({p.ADAPTERS: ["../../etc"]}, "adapters"), ({p.VIDEOS: {"a": 1}}, "videos")])
 def test_a_reply_that_could_break_the_server_does_not_count(told: dict, said: str) -> None:
     asked = {p.JOB: "job", p.ROUND: 1, p.NONCE: "n", p.SPEC: "", p.BACKBONE: "", p.KEY_ID: ""}

@@ -21,7 +21,13 @@ def test_the_sites_name_is_expanded(tmp_path: Path) -> None:
     found = place(tmp_path, "corpus: /clips/{site}\nstate: /state/{site}\ndevices: ['cuda:0']\nepsilon_max: 8\n")
     assert found.corpus == Path("/clips/site-3") and found.state == Path("/state/site-3")
     assert found.devices == ("cuda:0",) and found.epsilon_max == 8.0
-    assert found.output == tmp_path / "run"
+    assert found.output == tmp_path / "run" and found.local == tmp_path
+
+
+def test_the_ledgers_delta_and_anchor_are_the_sites_own(tmp_path: Path) -> None:
+    found = place(tmp_path, "anchor: /mnt/disk/{site}\ndelta: 1.0e-6\n")
+    assert found.anchor == Path("/mnt/disk/site-3") and found.delta == 1e-6
+    assert place(tmp_path, "corpus: /clips\n").delta == 1e-5
 
 
 @pytest.mark.parametrize("text", [None, ""])
@@ -35,6 +41,8 @@ def test_without_a_file_state_lies_outside_the_run(tmp_path: Path, text: str | N
 @pytest.mark.parametrize(("text", "said"), [
     ("corpse: /clips", "unknown setting 'corpse'; the choices are corpus, state, devices"),
     ("state: clips", "'clips' is relative; give an absolute path"),
+    ("anchor: disk", "anchor: 'disk' is relative"),
+    ("delta: 0.9", "delta: must be at most 0.5"),
     ("threads: 0", "threads: must be at least 1"),
     ("require_encryption: maybe", "require_encryption: expected bool, got 'maybe'"),
     ("- corpus", "expected a mapping"),

@@ -1,0 +1,90 @@
+"""A ledger as text for a terminal: one line a release, with what all releases up to it cost, by who is looking."""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS, View
+from privfedtalk_flare.privacy.ledger import Entry, Ledger
+
+_MISSING = "-"
+_VIEWS = dict(zip(VIEWS, ("receiv", "server", "both"), strict=True))
+_JOB = 14
+"""Characters of a job's id that are shown: enough to tell FLARE's random ones apart."""
+
+
+def render(ledger: Ledger, site: str, delta: float, epsilon_max: float | None, width: int) -> str:
+    """The whole ledger, `width` columns wide at most, without colour; epsilon at `delta`, against `epsilon_max`."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(_table(ledger, site, delta))
+    for line in _words(ledger, delta, epsilon_max):
+        console.print(line, markup=False)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _table(ledger: Ledger, site: str, delta: float) -> Table:
+    table = Table(title=f"Privacy ledger of {site}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
+                  title_justify="left")
+    for head in ("booked", "job", "round", "mechanism", "sigma", "sensi-\ntivity", "unit", "trust",
+                 *(f"eps\n{name}" for name in _VIEWS.values())):
+        left = head in ("booked", "job", "mechanism", "unit", "trust")
+        table.add_column(head, justify="left" if left else "right", no_wrap=True)
+    after = ledger.views_so_far(delta)
+    for entry, time, views in zip(ledger.entries, ledger.times, after, strict=True):
+        table.add_row(datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M"), _short(entry.job), str(entry.round),
+                      _mechanism(entry), _sigma(entry), _sensitivity(entry), entry.unit, entry.trust,
+                      *(_epsilon(views[view]) for view in _VIEWS))
+    return table
+
+
+def _words(ledger: Ledger, delta: float, epsilon_max: float | None) -> list[str]:
+    """What the columns mean, what the last row leaves out, and how much is left."""
+    spent = ledger.epsilon(delta)
+    worst = max(view.epsilon for view in spent.values())
+    budget = ("no epsilon_max in this site's privfedtalk.yaml: nothing stops the spending" if epsilon_max is None else
+              f"epsilon_max {epsilon_max:g}, of which {max(0.0, epsilon_max - worst):.2f} is left")
+    lines = [f"{_count(ledger.head.count)}; {budget}."]
+    if ledger.entries:
+        lines.append(f"eps: epsilon at delta {delta:g} of one identity's part in all releases up to that line. receiv: "
+                     "whoever holds the decrypted adapter; server: the server alone; both: the server together with a "
+                     "site. sensitivity: of a mean over the site's m people; the noise is sigma times as large. trust: "
+                     "who adds the noise.")
+        words = spent["server"].words  # what it does not cover, and why the server sees what it sees
+        lines.append(f"{words[:1].upper()}{words[1:]}.")
+    if ledger.torn:
+        lines.append("A crash left part of a line at the end; the next booking charges it as one more release.")
+    return [*lines, f"ledger {ledger.head.id}, head {ledger.head.head[:16]}, as its anchor has it."]
+
+
+def _mechanism(entry: Entry) -> str:
+    if entry.release.noise_multiplier is None:
+        return f"none ({entry.phase})"
+    return "gaussian"
+
+
+def _sigma(entry: Entry) -> str:
+    sigma, score = entry.release.noise_multiplier, entry.release.score_noise_multiplier
+    if sigma is None:
+        return _MISSING
+    return f"{sigma:g}" if score is None else f"{sigma:g}, score {score:g}"
+
+
+def _sensitivity(entry: Entry) -> str:
+    return _MISSING if entry.clip_norm is None else f"{entry.clip_norm:g}/m"
+
+
+def _epsilon(view: View) -> str:
+    return "none" if view.value == UNBOUNDED else f"{view.epsilon:.2f}"
+
+
+def _short(job: str) -> str:
+    return job if len(job) <= _JOB else f"{job[:_JOB - 2]}.."
+
+
+def _count(count: int) -> str:
+    return "1 release" if count == 1 else f"{count} releases"

@@ -1,0 +1,62 @@
+"""`privacy audit` on the summary of a run."""
+
+import argparse
+
+import pytest
+
+from privfedtalk_flare.audit import add_audit_command, audit_run
+from privfedtalk_flare.evaluation.attacks import AttackError
+from privfedtalk_flare.evaluation.summary import Round, Summary, save_summary
+from privfedtalk_flare.privacy.accountant import composed_mu, epsilon_of
+
+DELTA = 1e-5
+
+
+def run_of(sigma=4.0, rounds=20, **settings):
+    told = {"eta": 1.0, "mode": "metadata", "release": "coarse", "gamma": 1.0, "sigma": sigma, "C": 0.004, **settings}
+    made = []
+    for number in range(1, rounds + 1):
+        epsilon = epsilon_of(composed_mu([sigma] * number), DELTA)
+        sites = {f"site-{i}": {"weight": 0.25, "score": (10 + i) / 16, "count": 8} for i in range(4)}
+        made.append(Round(number, {"receivers": epsilon}, DELTA, 0.01, {"wall": 1.0}, sites))
+    return Summary({}, made, 2048, 40.5, 1.0, 0.0, [], [], told)
+
+
+def command(path):
+    parser = argparse.ArgumentParser()
+    add_audit_command(parser.add_subparsers())
+    parsed = parser.parse_args(["audit", str(path)])
+    parsed.run(parsed)
+
+
+def test_a_sound_run_passes_and_the_report_says_what_a_liar_and_an_observer_get(tmp_path, capsys):
+    command(save_summary(run_of(), tmp_path / "summary.json"))
+    told = capsys.readouterr().out
+    assert "promised epsilon 4.98 at delta 1e-05" in told and "no violation found" in told
+    assert "lying site of 4: claims are worth 50.0% of a round" in told and "hides below the norm check" in told
+    assert "an observer names the worst of 4 sites" in told
+
+
+def test_a_run_whose_noise_is_a_quarter_of_what_it_promised_ends_in_an_error(tmp_path, capsys):
+    """The summary states the epsilon of sigma 4; what runs draws sigma 1."""
+    weak = run_of()
+    weak.settings["sigma"] = 1.0
+    with pytest.raises(AttackError, match="found a violation"):
+        command(save_summary(weak, tmp_path / "summary.json"))
+    assert "VIOLATION" in capsys.readouterr().out
+
+
+def test_sealed_and_noised_runs_show_no_score():
+    for settings in ({"mode": "sealed"}, {"release": "noised"}):
+        report = audit_run(run_of(rounds=2, **settings))
+        assert report.named is None and (report.liar is None) == ("mode" in settings)
+        assert not any(line.startswith("scores") for line in report.words)
+
+
+def test_a_run_that_promised_nothing_is_refused():
+    bare = run_of(rounds=1)
+    del bare.settings["sigma"]
+    with pytest.raises(AttackError, match="promised no epsilon"):
+        audit_run(bare)
+    with pytest.raises(AttackError, match="promised no epsilon"):
+        audit_run(Summary({}, [], None, None, 1.0, 0.0, [], []))
