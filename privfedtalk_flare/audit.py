@@ -6,7 +6,6 @@ measured is the code and the noise source of this installation, at what the run 
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from privfedtalk_flare.federation.isfa import isfa_weights
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import epsilon_of
 from privfedtalk_flare.privacy.step import check_step
-from privfedtalk_flare.settings import ReliabilitySettings
+from privfedtalk_flare.settings import ReliabilitySettings, parse
 
 _VALUES = 90_112
 
@@ -88,21 +87,11 @@ def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
     return Report(found, sites, hidden, liar, spread, named)
 
 
-def add_audit_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `audit` to the commands of `privfedtalk privacy`."""
-    command = commands.add_parser("audit", help="attack what a run promised: canaries, a lying site, the scores")
-    command.add_argument("path", metavar="RUN", type=Path, help="a FLARE workspace, a downloaded job, or summary.json")
-    command.add_argument("--canaries", type=int, default=256, help="identities that are canaries (default 256)")
-    command.add_argument("--seed", type=int, default=0, help="which canaries take part (default 0)")
-    command.set_defaults(run=_run)
-
-
-def _run(parsed: argparse.Namespace) -> None:
-    from privfedtalk_flare.settings import parse
-
-    summary = load_summary(parsed.path)
-    given = {"canaries": parsed.canaries, "seed": parsed.seed, "rounds": max(1, len(summary.rounds)),
-             "values": 8 * max(parsed.canaries, 256)}
+def audit_command(path: Path, canaries: int, seed: int) -> None:
+    """Prints what the attacks find at the settings of the run at `path`; `AttackError` where it is a violation."""
+    summary = load_summary(path)
+    given = {"canaries": canaries, "seed": seed, "rounds": max(1, len(summary.rounds)),
+             "values": 8 * max(canaries, 256)}
     report = audit_run(summary, parse(Canaries, given, "audit"))
     print("\n".join(report.words))
     if report.canaries.violation:

@@ -140,6 +140,11 @@ def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
                              help="the site's FLARE workspace, the folder that holds startup and local")
         command.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
         command.set_defaults(run=run)
+    audit = privacy.add_parser("audit", help="attack what a run promised: canaries, a lying site, the scores")
+    audit.add_argument("path", metavar="RUN", type=Path, help="a FLARE workspace, a downloaded job, or summary.json")
+    audit.add_argument("--canaries", type=int, default=256, help="identities that are canaries (default 256)")
+    audit.add_argument("--seed", type=int, default=0, help="which canaries take part (default 0)")
+    audit.set_defaults(run=_audit_privacy)
     plan = privacy.add_parser("plan", help="the noise a promise takes, and how many people make it worth while")
     plan.add_argument("--identities", type=int, required=True, help="people at all sites together")
     plan.add_argument("--rounds", type=int, required=True, help="rounds of the shared adapter")
@@ -153,6 +158,12 @@ def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     plan.add_argument("--accountant", help="with sampling: prv (default, tight) or rdp (fast, looser)")
     plan.add_argument("--plot", type=Path, metavar="PNG", help="draw signal to noise by the number of people")
     plan.set_defaults(run=_plan_privacy)
+
+
+def _audit_privacy(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.audit import audit_command
+
+    audit_command(parsed.path, parsed.canaries, parsed.seed)
 
 
 def _init_privacy(parsed: argparse.Namespace) -> None:

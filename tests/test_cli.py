@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(("arguments", "choices"), [
     (["train"], "'generate', 'summary', 'job', 'data'"), (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
-    (["privacy", "make"], "'init', 'show', 'plan'")])
+    (["privacy", "make"], "'init', 'show', 'audit', 'plan'")])
 def test_unknown_commands_list_the_choices(arguments: list[str], choices: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

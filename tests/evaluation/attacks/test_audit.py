@@ -1,10 +1,9 @@
 """`privacy audit` on the summary of a run."""
 
-import argparse
-
 import pytest
 
-from privfedtalk_flare.audit import add_audit_command, audit_run
+from privfedtalk_flare.audit import audit_run
+from privfedtalk_flare.cli import build_parser
 from privfedtalk_flare.evaluation.attacks import AttackError
 from privfedtalk_flare.evaluation.summary import Round, Summary, save_summary
 from privfedtalk_flare.privacy.accountant import composed_mu, epsilon_of
@@ -23,9 +22,7 @@ def run_of(sigma=4.0, rounds=20, **settings):
 
 
 def command(path):
-    parser = argparse.ArgumentParser()
-    add_audit_command(parser.add_subparsers())
-    parsed = parser.parse_args(["audit", str(path)])
+    parsed = build_parser().parse_args(["privacy", "audit", str(path)])
     parsed.run(parsed)
 
 
