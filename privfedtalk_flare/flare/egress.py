@@ -131,10 +131,10 @@ def _check_backbone(dxo: DXO, place: SitePlace) -> None:
     if not place.allow_backbone:
         raise ContentBlockedException("task backbone: this site's privfedtalk.yaml says allow_backbone: false")
     good = dxo.data_kind == DataKind.WEIGHTS and all(
-        text(TENSOR)(name) and isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+        text(TENSOR)(name) and isinstance(value, np.ndarray) and value.dtype.kind == "f"
         and np.isfinite(value).all() for name, value in dxo.data.items())
     if not good:
-        raise ContentBlockedException(f"task backbone: {dxo.data_kind!r} holds more than finite named weights")
+        raise ContentBlockedException(f"task backbone: {dxo.data_kind!r} holds more than finite named weights (floats)")
 
 
 def _check_metrics(dxo: DXO, task: str, place: SitePlace) -> None:

@@ -116,7 +116,7 @@ def results(draw: Callable[[Any], Any], good: Callable[[], Shareable] | None = N
         for _ in range(draw(st.sampled_from([1, 1, 1, 2]))):
             try:
                 _SPOILERS[draw(st.sampled_from(sorted(_SPOILERS)))](made, draw)
-            except (AttributeError, KeyError, TypeError, ValueError):  # the first one left nothing for the second
+            except (AttributeError, LookupError, TypeError, ValueError):  # the first one left nothing for the second
                 return made
         return made
     if form == "plain":

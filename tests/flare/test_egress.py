@@ -105,6 +105,8 @@ def check_nothing_unlisted(out: Shareable, task: str) -> None:
     assert all(SCALARS[key](value) for key, value in dxo.meta.items())
     if task == p.TASK_ADAPTER:
         assert all(re.fullmatch(r"chunk_\d{4}", key) and value.dtype == np.uint8 for key, value in dxo.data.items())
+    elif task == p.TASK_BACKBONE:
+        assert all(value.dtype.kind == "f" and np.isfinite(value).all() for value in dxo.data.values())
     elif task == p.TASK_PERSONALIZE:
         assert set(dxo.data) == {p.METRICS} and set(dxo.data[p.METRICS]) <= {"loss"}
     elif task == p.TASK_VALIDATE:
