@@ -1,7 +1,8 @@
-"""Writing a file so that its name holds the old content or the new one, never half of it."""
+"""Files that several processes of a machine share: one at a time, and old content or new, never half of it."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,14 @@ from pathlib import Path
 
 PRIVATE = 0o600
 READABLE = 0o644
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path` alone, among all processes of this machine."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes
+        yield
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from nvflare.fuel.sec.security_content_service import LoadResult, SecurityConten
 from nvflare.private.fed.simulator.simulator_const import SimulatorConstants
 
 from privfedtalk_flare.encryption.keys import KeyFault, load_public, load_secret, make_pair
-from privfedtalk_flare.files import write_whole
+from privfedtalk_flare.files import locked, write_whole
 from privfedtalk_flare.flare.site import workspace_of
 from privfedtalk_flare.settings import EncryptionSettings
 
@@ -79,8 +78,7 @@ def _simulated_folder(fl_ctx: FLContext, name: str) -> Path:
 
 def _make_once(folder: Path, encryption: EncryptionSettings) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes
+    with locked(folder / "lock"):
         if (folder / CLIENT_CONTEXT).exists():
             return
         secret, public = make_pair(encryption)

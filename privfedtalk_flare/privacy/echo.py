@@ -5,15 +5,13 @@ A site whose ledger and anchor were both taken back still finds out: a release t
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.files import write_whole
+from privfedtalk_flare.files import locked, write_whole
 from privfedtalk_flare.privacy.chain import Head, LedgerError, Reading
 
 FILE_NAME = "ledgers.json"
@@ -40,7 +38,8 @@ class EchoBook:
         follow is not kept, so the site hears of it with its next task.
         """
         head = Head(**told)
-        with self._locked():
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.with_name("ledgers.lock")):
             kept = self._read()
             before = kept.get(site)
             if before is not None and before.id != head.id:
@@ -65,13 +64,6 @@ class EchoBook:
     def _write(self, heads: Mapping[str, Head]) -> None:
         content = {site: asdict(head) for site, head in sorted(heads.items())}
         write_whole(self.path, json.dumps(content, indent=2).encode() + b"\n")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name("ledgers.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes
-            yield
 
 
 def check_echo(reading: Reading, echo: Head, ledger: Path) -> None:

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.files import write_whole
+from privfedtalk_flare.files import locked, write_whole
 from privfedtalk_flare.privacy.accountant import AccountError, Release, View, views
 from privfedtalk_flare.privacy.anchor import check_anchor, read_anchor, write_anchor
 from privfedtalk_flare.privacy.chain import GENESIS, Head, LedgerError, next_line, read
 from privfedtalk_flare.privacy.echo import check_echo
-from privfedtalk_flare.privacy.opening import LedgerFiles, NoLedger, locked, read_key, sync_folder
+from privfedtalk_flare.privacy.opening import LedgerFiles, NoLedger, read_key, sync_folder
 
 __all__ = ["GENESIS", "TORN", "Budget", "BudgetExceeded", "Entry", "Head", "Ledger", "LedgerError", "NoLedger"]
 
@@ -70,7 +70,7 @@ class Ledger:
         self.files = LedgerFiles.of(state, local, anchor)
         if not self.files.lock.parent.is_dir():
             read_key(self.files)
-        with locked(self.files):
+        with locked(self.files.lock):
             self._open()
 
     @property
@@ -104,7 +104,7 @@ class Ledger:
         A line that a crash tore is charged as one more release like `entry`. Nothing was released under it: training
         begins after line and anchor are on disk, and a line torn later is behind the anchor.
         """
-        with locked(self.files):
+        with locked(self.files.lock):
             self._open()  # another process may have written since
             if echo is not None:
                 check_echo(self._reading, echo, self.files.ledger)

@@ -6,14 +6,12 @@ simulated site makes its own.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from privfedtalk_flare.files import locked
 from privfedtalk_flare.privacy.anchor import write_anchor
 from privfedtalk_flare.privacy.chain import GENESIS, KEY_BYTES, Head, LedgerError, ledger_id
 
@@ -61,7 +59,7 @@ def create(files: LedgerFiles) -> Head:
     Raises `LedgerError` where any of the three is there already: what was booked is never started anew.
     """
     _make_folders(files)
-    with locked(files):
+    with locked(files.lock):
         missing = [path for path in files.all if not path.exists()]
         if not missing:
             raise LedgerError(f"{files.ledger}: this site has its ledger, key and anchor already, and a ledger is "
@@ -76,7 +74,7 @@ def create(files: LedgerFiles) -> Head:
 def create_once(files: LedgerFiles) -> None:
     """The same for a simulated site, at first use: where any of the three is there, it makes none of them."""
     _make_folders(files)
-    with locked(files):
+    with locked(files.lock):
         if not any(path.exists() for path in files.all):
             _make(files)
 
@@ -94,14 +92,6 @@ def read_key(files: LedgerFiles) -> bytes:
     if len(key) != KEY_BYTES:
         raise LedgerError(f"{files.key}: {len(key)} bytes, a ledger key has {KEY_BYTES}; restore it from a backup")
     return key
-
-
-@contextmanager
-def locked(files: LedgerFiles) -> Iterator[None]:
-    """Holds the ledger alone, among all processes of this machine."""
-    with files.lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes
-        yield
 
 
 def sync_folder(folder: Path) -> None:
