@@ -28,6 +28,14 @@ def check_upload(chunks: Sequence[bytes], size: int, context: tenseal.Context) -
         pass
 
 
+def rewritten(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> list[bytes]:
+    """A fresh upload parsed and written anew: a message of this format may carry fields that its reader passes over.
+
+    Raises `CiphertextError` as `check_upload` does.
+    """
+    return [chunk.serialize() for chunk in _loaded(chunks, size, context, "upload", fresh=True)]
+
+
 def weighted_sum(uploads: Mapping[str, Sequence[bytes]], weights: Mapping[str, float], context: tenseal.Context, *,
                  size: int, theta: Sequence[bytes] | None = None, eta: float = 1.0) -> list[bytes]:
     """theta + eta sum_k w_k u_k as ciphertext chunks; `theta` None stands for zero (round 0).

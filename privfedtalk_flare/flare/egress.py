@@ -13,8 +13,8 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 
-from privfedtalk_flare.encryption.keys import slots
-from privfedtalk_flare.encryption.packing import CiphertextError, chunk_count, load_chunk
+from privfedtalk_flare.encryption.packing import CiphertextError
+from privfedtalk_flare.encryption.sums import rewritten
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
@@ -104,13 +104,7 @@ class EgressFilter(ResultFilter):
                 raise ContentBlockedException(f"task adapter: the update is not {size} finite float32 values")
             return
         try:
-            chunks, context = from_params(dxo.data), client_context(fl_ctx, self._encryption)
-            if len(chunks) != chunk_count(size, context):
-                raise ChunkError(f"{len(chunks)} chunks, {size} values need {chunk_count(size, context)}")
-            width = slots(context)
-            # Written anew: a message of this format may carry fields that its reader passes over.
-            dxo.data = to_params([load_chunk(chunk, context, min(width, size - i * width), f"chunk {i}",
-                                             fresh=True).serialize() for i, chunk in enumerate(chunks)])
+            dxo.data = to_params(rewritten(from_params(dxo.data), size, client_context(fl_ctx, self._encryption)))
         except (ChunkError, CiphertextError) as error:
             raise ContentBlockedException(f"task adapter: {error}") from error
 

@@ -40,11 +40,12 @@ def read_anchor(path: Path, key: bytes) -> Head:
 def check_anchor(reading: Reading, anchor: Head, ledger: Path, path: Path) -> None:
     """Raises `LedgerError` where the ledger that was read is not at `anchor` or beyond it."""
     if not reading.holds(anchor):
-        raise LedgerError(f"{ledger}: {_releases(reading.head.count)}, but its anchor {path} was made after "
-                          f"{_releases(anchor.count)} with another end: lines were cut off or replaced. Restore the "
+        raise LedgerError(f"{ledger}: {releases(reading.head.count)}, but its anchor {path} was made after "
+                          f"{releases(anchor.count)} with another end: lines were cut off or replaced. Restore the "
                           "newest ledger from a backup (the anchor stays as it is); until then this site takes part "
                           "in nothing")
 
 
-def _releases(count: int) -> str:
+def releases(count: int) -> str:
+    """`count` releases, in words."""
     return "1 release" if count == 1 else f"{count} releases"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS, View
+from privfedtalk_flare.privacy.anchor import releases
 from privfedtalk_flare.privacy.ledger import Entry, Ledger
 
 _MISSING = "-"
@@ -48,7 +49,7 @@ def _words(ledger: Ledger, delta: float, epsilon_max: float | None) -> list[str]
     worst = max(view.epsilon for view in spent.values())
     budget = ("no epsilon_max in this site's privfedtalk.yaml: nothing stops the spending" if epsilon_max is None else
               f"epsilon_max {epsilon_max:g}, of which {max(0.0, epsilon_max - worst):.2f} is left")
-    lines = [f"{_count(ledger.head.count)}; {budget}."]
+    lines = [f"{releases(ledger.head.count)}; {budget}."]
     if ledger.entries:
         lines.append(f"eps: epsilon at delta {delta:g} of one identity's part in all releases up to that line. receiv: "
                      "whoever holds the decrypted adapter; server: the server alone; both: the server together with a "
@@ -84,7 +85,3 @@ def _epsilon(view: View) -> str:
 
 def _short(job: str) -> str:
     return job if len(job) <= _JOB else f"{job[:_JOB - 2]}.."
-
-
-def _count(count: int) -> str:
-    return "1 release" if count == 1 else f"{count} releases"
