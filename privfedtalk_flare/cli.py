@@ -97,15 +97,19 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     prepare.add_argument("--seconds", type=float, default=3.0, help="length of a clip (default 3)")
     prepare.add_argument("--seed", type=int, default=2026, help="which people (default 2026)")
     prepare.add_argument("--first", type=int, default=0, help="number of the first person (default 0)")
+    prepare.add_argument("--accent", type=float, default=0.0, help="how differently their lips shape the same sounds, "
+                         "0 to 1 (default 0: as the shipped backbone's people)")
     prepare.set_defaults(run=_prepare_data)
 
 
 def _prepare_data(parsed: argparse.Namespace) -> None:
     if min(parsed.people, parsed.clips) < 1 or parsed.seconds < 1 or min(parsed.seed, parsed.first) < 0:
         raise ValueError("--people and --clips must be at least 1, --seconds at least 1, --seed and --first at least 0")
+    if not 0 <= parsed.accent <= 1:
+        raise ValueError(f"--accent {parsed.accent:g}: must lie in 0 to 1")
     from privfedtalk_flare.data.synthetic import Person, write_corpus
 
-    people = [Person.draw(parsed.seed, parsed.first + number) for number in range(parsed.people)]
+    people = [Person.draw(parsed.seed, parsed.first + number, parsed.accent) for number in range(parsed.people)]
     paths = write_corpus(parsed.corpus, people, parsed.clips, parsed.seconds)
     print(f"{len(paths)} clips of {len(people)} people in {parsed.corpus}")
 

@@ -38,6 +38,8 @@ class DataSettings:
     clips: int = setting(5, "synthetic only: clips of each identity, held-out ones included", low=1)
     seconds: float = setting(3.0, "synthetic only: length of a clip", low=1.0, high=60.0)
     seed: int = setting(2026, "synthetic only: which people are rendered", low=0)
+    accent: float = setting(0.0, "synthetic only: how differently these people's lips shape the same sounds", low=0.0,
+                            high=1.0)
 
 
 @dataclass(frozen=True)

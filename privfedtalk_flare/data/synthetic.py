@@ -5,7 +5,7 @@ People and what they say follow from (seed, person index) alone, so a corpus can
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,10 @@ class Person:
     seed: tuple[int, int]
 
     @staticmethod
-    def draw(seed: int, index: int) -> Person:
+    def draw(seed: int, index: int, accent: float = 0.0) -> Person:
         rng = np.random.default_rng((seed, index))
-        return Person(f"person-{index:05d}", Look.draw(rng), Voice.draw(rng), (seed, index))
+        look, voice = Look.draw(rng), Voice.draw(rng)
+        return Person(f"person-{index:05d}", look, replace(voice, accent=accent), (seed, index))
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ def study_files(custom: Path | None = None) -> list[Path]:
     return files
 
 
-_PEOPLE = DataSettings(source="synthetic", clips=12)
+_PEOPLE = DataSettings(source="synthetic", clips=12, accent=1.0)
+"""The demo's people share an accent that the backbone's do not have: what sites can teach each other."""
 _MANY = DataSettings(source="synthetic", people=150, clips=2, seconds=1.6, held_out=0, seed=1)
 """The backbone's people: other ones than `_PEOPLE`, by their seed."""
 

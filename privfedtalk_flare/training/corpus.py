@@ -98,7 +98,8 @@ def _render(data: DataSettings, place: SitePlace, size: int) -> Sequence[ClipFil
     from privfedtalk_flare.data.synthetic import Person, write_corpus
 
     first = int(hashlib.sha256(place.site.encode()).hexdigest()[:8], 16) * 1000
-    people = [Person.draw(data.seed, first + i) for i in range(data.people)]
-    folder = place.state / "synthetic" / f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px"
+    people = [Person.draw(data.seed, first + i, data.accent) for i in range(data.people)]
+    made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-accent{data.accent:g}"
+    folder = place.state / "synthetic" / made
     write_corpus(folder, people, data.clips, data.seconds, size)
     return find_clips(folder)

@@ -93,6 +93,24 @@ def test_speech_has_the_length_asked_for():
         assert len(speech.aperture) == round(seconds * FPS) == len(speech.audio) // 640
 
 
+def test_an_accent_changes_the_lips_and_nothing_else():
+    plain, other = (render_clip(Person.draw(4, 0, accent), 0, 2.0) for accent in (0.0, 1.0))
+    assert np.array_equal(plain.audio, other.audio)
+    assert np.allclose(other.aperture, 0.6 * plain.aperture, atol=1e-6)
+    changed = (plain.frames != other.frames).any((0, 3))
+    inside = np.zeros((64, 64), bool)
+    inside[mask_box(64)] = True
+    assert changed[inside].any() and not changed[~inside].any()
+
+
+def test_an_accent_rounds_what_others_spread():
+    """Where one voice spreads its lips the accented one rounds them: widths mirrored, one frame against the other."""
+    voice = Voice.draw(np.random.default_rng(8))
+    plain, other = (speak(np.random.default_rng(9), dataclasses.replace(voice, accent=accent), 4.0)
+                    for accent in (0.0, 1.0))
+    assert np.allclose(other.width, 1 - plain.width, atol=1e-6)
+
+
 def test_the_corpus_is_real_mp4_and_kept(tmp_path):
     people = [Person.draw(9, i) for i in range(2)]
     paths = write_corpus(tmp_path, people, clips=2, seconds=1.5)
