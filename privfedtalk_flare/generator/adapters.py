@@ -24,6 +24,8 @@ SHARED = "shared"
 IDENTITY = "identity"
 BACKBONE = "backbone"
 """Key in an adapter file's metadata: digest of the backbone that it changes; on another one its values mean nothing."""
+BENEATH = "beneath"
+"""Key in an identity adapter's metadata: digest of the shared adapter that it was trained on top of."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 """Attention only: the motion modules' proj_in and proj_out are called by keyword, which LoRA layers refuse."""
 GRID = 2.0**-16
@@ -50,6 +52,7 @@ class SharedAdapter:
         frozen = {n: t.detach().cpu().numpy() for n, t in tensors.items() if n not in self.trained}
         self.spec = UpdateSpec.of({n: t.numpy(force=True) for n, t in self.trained.items()}, rank, scaling,
                                   digest_of(frozen))
+        self.load(np.zeros(self.spec.size, np.float32))
         self.activate()
 
     def activate(self) -> None:
@@ -63,8 +66,11 @@ class SharedAdapter:
 
     @torch.no_grad()
     def load(self, theta: np.ndarray) -> None:
-        """Sets the adapter to theta (D,) float32; raises `UpdateError` where it does not fit the spec."""
-        for name, values in self.spec.unflatten(theta).items():
+        """Sets the adapter to theta (D,) float32, and `digest` to what `save_shared` writes of it; raises `UpdateError`
+        where it does not fit the spec."""
+        parts = self.spec.unflatten(theta)
+        self.digest = hashlib.sha256((to_grid(theta) + 0.0).tobytes()).hexdigest()  # + 0.0: no negative zeros
+        for name, values in parts.items():
             tensor = self.trained[name]
             tensor.copy_(self.start[name] + torch.from_numpy(values).to(tensor))
 
@@ -75,11 +81,12 @@ class SharedAdapter:
 
 class IdentityAdapter:
     """One person's own adapter, A and B both trained, on top of the shared one. It has no form that travels: `save`
-    writes to the site. `backbone` is the digest of the one under it.
+    writes to the site. `backbone` is the digest of the one under both.
     """
 
-    def __init__(self, denoiser: UNetMotionModel, rank: int, seed: int, backbone: str) -> None:
-        self.denoiser, self.backbone = denoiser, backbone
+    def __init__(self, shared: SharedAdapter, rank: int, seed: int, backbone: str) -> None:
+        denoiser = shared.denoiser
+        self.shared, self.denoiser, self.backbone = shared, denoiser, backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
@@ -106,14 +113,15 @@ class IdentityAdapter:
         """Writes safetensors into the site's own state, by atomic replace, readable by its owner alone."""
         with replaced(path) as partial:
             save_file({n: t.detach().cpu().contiguous() for n, t in self.tensors.items()}, partial,
-                      metadata={BACKBONE: self.backbone})
+                      metadata={BACKBONE: self.backbone, BENEATH: self.shared.digest})
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
-        """Raises ValueError where the file is of another backbone or rank, or cannot be read."""
+        """Raises ValueError where the file is of another backbone, shared adapter or rank, or cannot be read."""
         try:
             with safe_open(str(path), framework="pt") as file:
                 check_backbone(path, file.metadata(), self.backbone)
+                self._check_beneath(path, file.metadata())
                 loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         except SafetensorError as error:
             raise ValueError(f"{path}: cannot be read as safetensors ({error}); personalize again") from error
@@ -122,6 +130,12 @@ class IdentityAdapter:
                              "adapter.identity_rank to the file's")
         for name, tensor in self.tensors.items():
             tensor.copy_(loaded[name])
+
+    def _check_beneath(self, path: Path, metadata: Mapping[str, str]) -> None:
+        named, here = metadata.get(BENEATH, "unknown"), self.shared.digest
+        if named != here:
+            raise ValueError(f"{path}: trained on top of shared adapter {named[:12]}, here is {here[:12]}; use "
+                             "the two that one run wrote, or personalize again")
 
 
 def check_backbone(path: Path, metadata: Mapping[str, str] | None, backbone: str) -> None:

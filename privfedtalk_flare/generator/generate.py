@@ -43,7 +43,8 @@ def generate(*, face: Path, audio: Path, out: Path, adapters: Sequence[Path] = (
 def load_adapters(pipeline: TalkingHeadPipeline, files: Sequence[Path]) -> None:
     """Puts a shared and / or an identity adapter on the denoiser; each file says what it is.
 
-    Raises ValueError on a file that is neither, on two of a kind, and on one made for another backbone.
+    Raises ValueError on a file that is neither, on two of a kind, on one made for another backbone, and on an identity
+    adapter without the shared one that it was trained on top of.
     """
     shared: tuple[Path, np.ndarray, UpdateSpec] | None = None
     own: tuple[Path, int] | None = None
@@ -76,7 +77,7 @@ def load_adapters(pipeline: TalkingHeadPipeline, files: Sequence[Path]) -> None:
                              "again with this version of the package")
         made.load(shared[1])
     if own:
-        IdentityAdapter(pipeline.denoiser, own[1], seed=0, backbone=backbone).load(own[0])
+        IdentityAdapter(made, own[1], seed=0, backbone=backbone).load(own[0])
 
 
 def _face(path: Path, size: int) -> np.ndarray:

@@ -86,9 +86,7 @@ class SiteWork:
     @cached_property
     def identity(self) -> IdentityAdapter:
         """One slot, loaded or reset for each person in turn."""
-        _ = self.shared
-        return IdentityAdapter(self.generator.denoiser, self.adapter_settings.identity_rank, self.data.seed,
-                               self.backbone_digest)
+        return IdentityAdapter(self.shared, self.adapter_settings.identity_rank, self.data.seed, self.backbone_digest)
 
     @property
     def spec(self) -> UpdateSpec:
@@ -185,7 +183,6 @@ class SiteWork:
         adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
         rows: dict[str, dict[str, list[float]]] = {}
         videos: list[str] = []
-        self.shared.load(theta)
         self.identity.activate()
         embedder, zero = self.embedder, np.zeros_like(theta)
         for place, person in enumerate(self.people, 1):
@@ -197,6 +194,7 @@ class SiteWork:
                     self.identity.load(self._adapter_path(person))
                 return self.generator(base, reference, audio)
 
+            self.shared.load(theta)
             adapters = ADAPTERS if self._has_adapter(person) else ADAPTERS[:-1]
             try:
                 measured = validate_person(person, generate, lambda frames: embed(embedder, frames),
@@ -212,8 +210,8 @@ class SiteWork:
         return Validation(rows, videos)
 
     def _has_adapter(self, person: IdentityClips) -> bool:
-        """Whether this person's adapter is there and fits; one of another backbone or rank, left by an earlier job, is
-        none, and said so."""
+        """Whether this person's adapter is there and fits; one of another backbone, shared adapter or rank, left by an
+        earlier job, is none, and said so."""
         path = self._adapter_path(person)
         if not path.exists():
             return False

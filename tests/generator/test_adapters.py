@@ -99,7 +99,7 @@ def test_wrong_theta_is_refused_by_name():
 def test_both_adapters_are_active_at_once_and_only_the_identity_one_trains():
     model = denoiser()
     shared = SharedAdapter(model, 8, 1.0, "b")
-    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    own = IdentityAdapter(shared, 8, seed=3, backbone=BACKBONE)
     assert [n for n, p in model.named_parameters() if p.requires_grad and ".identity." not in n] == []
     plain = predict(model)
     shared.load(np.full(shared.spec.size, 0.05, np.float32))
@@ -119,7 +119,7 @@ def test_the_shared_adapter_acts_and_trains_alone_after_an_identity_adapter_was_
     shared = SharedAdapter(model, 8, 1.0, "b")
     shared.load(np.full(shared.spec.size, 0.05, np.float32))
     alone = predict(model)
-    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    own = IdentityAdapter(shared, 8, seed=3, backbone=BACKBONE)
     with torch.no_grad():
         for tensor in own.tensors.values():
             tensor.add_(0.05)
@@ -134,8 +134,8 @@ def test_the_shared_adapter_acts_and_trains_alone_after_an_identity_adapter_was_
 
 def test_identity_adapters_are_saved_for_their_owner_alone(tmp_path):
     model = denoiser()
-    SharedAdapter(model, 8, 1.0, "b")
-    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    shared = SharedAdapter(model, 8, 1.0, "b")
+    own = IdentityAdapter(shared, 8, seed=3, backbone=BACKBONE)
     own.save(tmp_path / "id" / "adapter.safetensors")
     assert (tmp_path / "id" / "adapter.safetensors").stat().st_mode & 0o777 == 0o600
     with torch.no_grad():
@@ -148,12 +148,11 @@ def test_identity_adapters_are_saved_for_their_owner_alone(tmp_path):
 
 def test_an_identity_adapter_of_another_backbone_or_rank_is_refused(tmp_path):
     model = denoiser()
-    SharedAdapter(model, 8, 1.0, "b")
-    own = IdentityAdapter(model, 8, seed=3, backbone=BACKBONE)
+    shared = SharedAdapter(model, 8, 1.0, "b")
+    own = IdentityAdapter(shared, 8, seed=3, backbone=BACKBONE)
     before = {n: t.detach().clone() for n, t in own.tensors.items()}
     for name, change in (("other", {"backbone": OTHER}), ("rank", {"rank": 4})):
-        made = denoiser()
-        SharedAdapter(made, 8, 1.0, "b")
+        made = SharedAdapter(denoiser(), 8, 1.0, "b")
         IdentityAdapter(made, **{"rank": 8, "seed": 5, "backbone": BACKBONE, **change}).save(tmp_path / name)
     save_file(load_file(tmp_path / "other"), tmp_path / "unmarked")
     (tmp_path / "junk").write_bytes(b"not safetensors at all")
@@ -162,6 +161,22 @@ def test_an_identity_adapter_of_another_backbone_or_rank_is_refused(tmp_path):
         with pytest.raises(ValueError, match=says):
             own.load(tmp_path / name)
     assert all(torch.equal(t, before[n]) for n, t in own.tensors.items())
+
+
+@pytest.mark.parametrize("train", ["b", "both"])
+def test_an_identity_adapter_fits_the_shared_one_it_was_trained_on_and_no_other(train, tmp_path):
+    """Whether theta came from the ciphertext or, on the grid, from the shared adapter's own file."""
+    shared = SharedAdapter(denoiser(), 4, 1.0, train)
+    theta = np.random.default_rng(0).normal(0, 0.01, shared.spec.size).astype(np.float32)
+    shared.load(theta)
+    own = IdentityAdapter(shared, 4, seed=0, backbone=BACKBONE)
+    own.save(tmp_path / "own.safetensors")
+    shared.load(to_grid(theta))
+    own.load(tmp_path / "own.safetensors")
+    for other in (np.zeros_like(theta), theta + GRID):
+        shared.load(other)
+        with pytest.raises(ValueError, match=r"on top of shared adapter .* one run wrote, or personalize again"):
+            own.load(tmp_path / "own.safetensors")
 
 
 def test_what_leaves_is_on_the_grid(tmp_path):
@@ -183,7 +198,7 @@ def test_generate_tells_adapters_apart_and_refuses_the_rest(tmp_path):
     path = save_shared(theta, shared.spec, tmp_path / "shared.safetensors", pipeline.digest)
     load_adapters(pipeline, [path])
     loaded = dict(pipeline.denoiser.named_parameters())
-    assert np.allclose([float(loaded[n].mean()) for n in shared.spec.names], GRID * 8)
+    assert np.allclose([float(loaded[n].detach().mean()) for n in shared.spec.names], GRID * 8)
     with pytest.raises(ValueError, match="second adapter"):
         load_adapters(TalkingHeadPipeline.build(0), [path, path])
     (tmp_path / "junk.safetensors").write_bytes(b"not safetensors at all")
@@ -198,11 +213,14 @@ def test_generate_refuses_adapters_of_another_backbone(tmp_path):
     shared = SharedAdapter(pipeline.denoiser, 8, 1.0, "b")
     files = [save_shared(np.zeros(shared.spec.size, np.float32), shared.spec, tmp_path / "s.safetensors", digest),
              tmp_path / "i.safetensors"]
-    IdentityAdapter(pipeline.denoiser, 4, seed=0, backbone=digest).save(files[1])
+    IdentityAdapter(shared, 4, seed=0, backbone=digest).save(files[1])
     for file in files:
         with pytest.raises(ValueError, match=f"{file.name}: an adapter of backbone {digest[:12]}, this one is "):
             load_adapters(other, [file])
     again = TalkingHeadPipeline.build(0)
     load_adapters(again, files)
+    save_shared(np.full(shared.spec.size, GRID, np.float32), shared.spec, files[0], digest)
+    with pytest.raises(ValueError, match="trained on top of shared adapter"):
+        load_adapters(TalkingHeadPipeline.build(0), files)
     assert {n for n, _ in again.denoiser.named_parameters() if ".lora_" in n} == {
         n for n, _ in pipeline.denoiser.named_parameters() if ".lora_" in n}
