@@ -58,7 +58,7 @@ class Voice:
     """A speaker's voice: pitch in Hz, formant scale (vocal tract length), rate of speech; and the accent in [0, 1].
 
     The accent changes how lips shape a sound, not the sound: at 1 they round what others spread, spread what others
-    round, and open half as wide again, at most fully.
+    round, and open 30 % less.
     """
 
     pitch: float
@@ -122,7 +122,7 @@ def _tracks(phonemes: list[Phoneme], voice: Voice, rng: np.random.Generator, tic
     tracks["noise"] = track([p.noise for p in phonemes], 5)
     tracks["noise_hz"] = track([p.noise_hz or 2500 for p in phonemes], 5)
     aperture = track([min(1.0, p.aperture * s) for p, s in zip(phonemes, stress, strict=True)], 24)
-    tracks["aperture"] = np.clip(aperture * (1 + 0.5 * voice.accent), 0, 1)
+    tracks["aperture"] = np.clip(aperture, 0, 1) * (1 - 0.3 * voice.accent)
     tracks["width"] = np.clip(track([p.width + voice.accent * (1 - 2 * p.width) for p in phonemes], 30), 0, 1)
     return tracks
 

@@ -96,7 +96,7 @@ def test_speech_has_the_length_asked_for():
 def test_an_accent_changes_the_lips_and_nothing_else():
     plain, other = (render_clip(Person.draw(4, 0, accent), 0, 2.0) for accent in (0.0, 1.0))
     assert np.array_equal(plain.audio, other.audio)
-    assert np.allclose(other.aperture, np.minimum(1, 1.5 * plain.aperture), atol=0.05)  # limited before frames are cut
+    assert np.allclose(other.aperture, 0.7 * plain.aperture, atol=1e-6)
     changed = (plain.frames != other.frames).any((0, 3))
     inside = np.zeros((64, 64), bool)
     inside[mask_box(64)] = True
