@@ -24,12 +24,9 @@ MAX_SEALED_GAMMA = 2.0
 
 
 def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings,
-              encryption: EncryptionSettings, rounds: RoundSettings, sites: int | None = None, *,
+              encryption: EncryptionSettings, rounds: RoundSettings, *,
               data: DataSettings | None = None, backbone: BackboneSettings | None = None) -> list[str]:
-    """Raises `SettingsError` on a combination that would break a promise; returns warnings, each a sentence.
-
-    `sites`: how many take part, where known; None is checked as the worst case, one site with all the weight.
-    """
+    """Raises `SettingsError` on a combination that would break a promise; returns warnings, each a sentence."""
     check_private(adapter, reliability, privacy)
     check_phases(rounds, backbone or BackboneSettings())
     if data is not None and not data.held_out and set(rounds.phases) != {"backbone"}:
@@ -37,8 +34,8 @@ def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privac
                             "need a held-out clip of each person; use 1 or more")
     if encryption.scheme == "ckks":
         check_ckks(encryption)
-        _check_range(privacy, encryption, rounds, reliability, sites)
-    return _warnings(reliability, privacy, sites)
+        _check_range(privacy, encryption, rounds)
+    return _warnings(reliability, privacy)
 
 
 def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, privacy: PrivacySettings) -> None:
@@ -62,6 +59,10 @@ def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, pr
 def check_phases(rounds: RoundSettings, backbone: BackboneSettings) -> None:
     """Raises `SettingsError` on phases or backbone components that would do nothing, or lose what they trained."""
     _check_order(rounds.phases, PHASES, "rounds.phases")
+    if "personalize" in rounds.phases and "adapter" not in rounds.phases:
+        raise SettingsError(f"rounds.phases {list(rounds.phases)}: 'personalize' does not go without 'adapter', whose "
+                            "result it trains on top of: each site's adapters would be written anew on top of nothing; "
+                            "name both")
     if "backbone" not in rounds.phases:
         return
     if len(rounds.phases) > 1:
@@ -87,14 +88,11 @@ def _check_order(given: Sequence[str], order: Sequence[str], where: str) -> None
                                 f"in the order {', '.join(order)}")
 
 
-def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, rounds: RoundSettings,
-                 reliability: ReliabilitySettings, sites: int | None) -> None:
+def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, rounds: RoundSettings) -> None:
+    """For the worst case, one site of one person with all the weight."""
     if privacy.mechanism == "off":
-        return  # without a clip there is no bound to check here; `packing.encrypt` refuses each value out of range
-    share = 1.0  # sum_k w_k^2 <= max_k w_k, as the weights sum to 1
-    if sites is not None and sites > 2:
-        share = 1.0 / sites if reliability.mode != "metadata" else min(1.0, reliability.max_share / sites)
-    variance = share * (privacy.noise_multiplier * privacy.clip_norm) ** 2  # m_k >= 1
+        return  # without a clip there is no bound; `packing` refuses each value and each sum out of range
+    variance = (privacy.noise_multiplier * privacy.clip_norm) ** 2
     reach = rounds.eta * (rounds.rounds * privacy.clip_norm * math.sqrt(2 / encryption.ring)
                           + 6 * math.sqrt(rounds.rounds * variance / encryption.ring))
     limit = 2.0 ** (encryption.primes[0] - 2 - encryption.scale_bits)  # half of where a value wraps
@@ -106,7 +104,7 @@ def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, round
             "ciphertexts would wrap silently; lower the clip norm or the rounds, or widen the first prime")
 
 
-def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings, sites: int | None) -> list[str]:
+def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings) -> list[str]:
     warnings = []
     if reliability.mode == "metadata" and reliability.release == "noised" and privacy.mechanism == "gaussian":
         people = math.ceil(10 * privacy.score_noise_multiplier)
@@ -115,7 +113,4 @@ def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings, sites:
     if reliability.mode == "sealed" and reliability.gamma > MAX_SEALED_GAMMA:
         warnings.append(f"reliability.gamma {reliability.gamma:g} with reliability.mode 'sealed' shrinks the signal to "
                         f"almost nothing; keep it at or below {MAX_SEALED_GAMMA:g}")
-    if reliability.mode == "metadata" and (sites is None or sites <= 2):
-        warnings.append("at two sites or fewer no share cap applies: each holds the weight that its score and "
-                        "count claim")
     return warnings

@@ -44,7 +44,7 @@ def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     generate.add_argument("--audio", type=Path, required=True, help="speech, any length")
     generate.add_argument("--out", type=Path, required=True, help="the MP4 to write")
     generate.add_argument("--adapters", type=Path, nargs="*", default=[], metavar="FILE",
-                          help="safetensors: the shared adapter, the person's own adapter, or both")
+                          help="safetensors: the shared adapter, or it and the person's own on top of it")
     generate.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
     generate.add_argument("--steps", type=int, default=2, help="sampling steps (default 2)")
     generate.add_argument("--guidance", type=float, default=1.3,

@@ -137,7 +137,7 @@ class RoundSettings:
     phases: tuple[str, ...] = setting(("adapter", "personalize", "validate"), "phases, in order",
                                       choices=PHASES)
     rounds: int = setting(3, "rounds of the shared adapter", low=1)
-    eta: float = setting(1.0, "the server's step", low=0.0)
+    eta: float = setting(1.0, "the server's step", low=1e-6)
     min_sites: int = setting(2, "replies without which a round does not count", low=1)
     timeout: float = setting(3600.0, "seconds the server waits for a task", low=1.0)
 

@@ -13,17 +13,15 @@ from privfedtalk_flare.settings import (
 )
 
 
-def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, sites=2, data=None,
-          backbone=None):
+def check(adapter=None, reliability=None, privacy=None, encryption=None, rounds=None, data=None, backbone=None):
     return check_job(AdapterSettings(**adapter or {}), ReliabilitySettings(**reliability or {}),
                      PrivacySettings(**privacy or {}), EncryptionSettings(**encryption or {}),
-                     RoundSettings(**rounds or {}), sites, data=DataSettings(**data or {}),
+                     RoundSettings(**rounds or {}), data=DataSettings(**data or {}),
                      backbone=BackboneSettings(**backbone or {}))
 
 
 def test_the_shipped_settings_go_together():
-    assert check(sites=3) == []
-    assert any("no share cap" in w for w in check(sites=2))
+    assert check() == []
 
 
 @pytest.mark.parametrize(("settings", "named"), [
@@ -37,6 +35,7 @@ def test_the_shipped_settings_go_together():
      ["rounds.phases ['validate', 'adapter', 'validate']", "'adapter' stands after 'validate'"]),
     ({"rounds": {"phases": ("adapter", "adapter")}}, ["'adapter' stands after 'adapter'", "at most once"]),
     ({"rounds": {"phases": ()}}, ["rounds.phases is empty"]),
+    ({"rounds": {"phases": ("personalize", "validate")}}, ["'personalize' does not go without 'adapter'"]),
     ({"rounds": {"phases": ("backbone", "adapter")}},
      ["rounds.phases ['backbone', 'adapter']", "run jobs/backbone first", "backbone import"]),
     ({"rounds": {"phases": ("backbone",)}, "backbone": {"components": ("codec", "denoiser")}},

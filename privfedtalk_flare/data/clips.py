@@ -15,10 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from privfedtalk_flare.data.media import MediaError, Recording, read_mp4
-
-FPS = 25
-SAMPLE_RATE = 16000
-SAMPLES_PER_FRAME = 640
+from privfedtalk_flare.data.sound import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 _MAX_SOUND_MISSING_AT_END = 0.25
 """Seconds. Encoders end the sound a little early; more means a cut file."""

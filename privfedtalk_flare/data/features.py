@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from scipy.fft import rfft
 
-SAMPLE_RATE = 16000
+from privfedtalk_flare.data.sound import SAMPLE_RATE
+
 HOP = 160
 """Samples from row to row: 10 ms."""
 WINDOW = 400

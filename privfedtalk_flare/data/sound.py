@@ -9,7 +9,9 @@ import av
 import numpy as np
 from scipy.signal import resample_poly
 
-SAMPLE_RATE = 16000
+SAMPLE_RATE = 16_000
+FPS = 25
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
 _LONGEST_HOLE = 60.0
 """Seconds without sound, in the middle of a track, beyond which its times are taken for damage."""
 

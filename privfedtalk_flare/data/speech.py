@@ -12,8 +12,8 @@ import numpy as np
 from scipy import signal
 from scipy.ndimage import gaussian_filter1d
 
-SAMPLE_RATE = 16_000
-FPS = 25
+from privfedtalk_flare.data.sound import FPS, SAMPLE_RATE
+
 TRACK_RATE = 200
 """Control tracks (formants, gains, mouth) are sampled at 200 Hz."""
 

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from privfedtalk_flare.data.portrait import SIZE, Look, Motion, paint
-from privfedtalk_flare.data.speech import FPS, Speech, Voice, speak
+from privfedtalk_flare.data.sound import FPS
+from privfedtalk_flare.data.speech import Speech, Voice, speak
 
 
 @dataclass(frozen=True)

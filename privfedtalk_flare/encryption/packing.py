@@ -27,10 +27,11 @@ def chunk_count(size: int, context: tenseal.Context) -> int:
     return -(-size // slots(context))
 
 
-def encrypt(vector: np.ndarray, context: tenseal.Context) -> list[bytes]:
+def encrypt(vector: np.ndarray, context: tenseal.Context, *, eta: float = 1.0) -> list[bytes]:
     """Ciphertext chunks of `vector` (D,), in order; the last one may be part-filled.
 
-    Refuses values that are not finite or beyond half of what the modulus holds: they would wrap in silence.
+    Refuses values that are not finite or, times the server's step `eta` where that is above 1, beyond half of what the
+    modulus holds: they would wrap in silence. As `decrypt` refuses a sum beyond that half, no sum can wrap unseen.
     """
     import tenseal as ts
 
@@ -41,16 +42,18 @@ def encrypt(vector: np.ndarray, context: tenseal.Context) -> list[bytes]:
         raise CiphertextError(f"needs a flat vector of at least one value, got shape {values.shape}")
     if not np.isfinite(values).all():
         raise CiphertextError(f"{int(np.count_nonzero(~np.isfinite(values)))} values are not finite")
-    largest, limit = float(np.abs(values).max()), value_limit(context)
+    largest, limit = float(np.abs(values).max()), value_limit(context) / max(1.0, eta)
     if largest > limit:
-        raise CiphertextError(f"a value of {largest:.4g} is beyond {limit:g}, half the range of these parameters; it "
-                              "would wrap in silence. Lower the clip norm, or provision a wider first prime")
+        raise CiphertextError(f"a value of {largest:.4g} is beyond {limit:g}, half the range of these parameters at "
+                              f"eta {eta:g}; it would wrap in silence. Lower the clip norm, or provision a wider first "
+                              "prime")
     width = slots(context)
     return [ts.ckks_vector(context, values[at:at + width].tolist()).serialize() for at in range(0, values.size, width)]
 
 
 def decrypt(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> np.ndarray:
-    """(D,) float32 from chunks. Raises `CiphertextError` on garbage, and on what does not add up to `size` values."""
+    """(D,) float32 from chunks. Raises `CiphertextError` on garbage, on what does not add up to `size` values, and on
+    values beyond half of what the modulus holds: the next sum could wrap."""
     if not context.is_private():
         raise KeyFault("decryption needs the client's context, this one holds no secret key")
     if len(chunks) != chunk_count(size, context):
@@ -62,6 +65,11 @@ def decrypt(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> np.
         out[i * width:i * width + want] = load_chunk(chunk, context, want, f"chunk {i}").decrypt()
     if not np.isfinite(out).all():
         raise CiphertextError("decrypted values are not finite")
+    largest, limit = float(np.abs(out).max()), value_limit(context)
+    if largest > limit:
+        raise CiphertextError(f"a decrypted value of {largest:.4g} is beyond {limit:g}, half the range of these "
+                              "parameters: the next sum could wrap in silence, or is under another key. Lower "
+                              "rounds.eta or the clip norm, or provision one key for all sites")
     return out
 
 

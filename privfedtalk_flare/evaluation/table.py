@@ -95,7 +95,7 @@ def epsilon_words(summary: Summary) -> list[str]:
         lines.append("none: unbounded, in that view no epsilon is promised.")
     if any(value != UNBOUNDED for value in stated.values()):
         lines.append(f"Epsilon (at delta {last.delta:g}) is for one identity's part in all rounds so far. receiv: "
-                     "whoever holds the decrypted adapter; server: the server alone, as long as the encryption holds; "
+                     "whoever holds the decrypted adapter; server: the server alone, which is sent metrics of it; "
                      "both: the server together with a site.")
     return [*lines, last.words] if last.words else lines
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
 class AveragingError(ValueError):
     """Weights that cannot be averaged. The message names the site, the tensor and the fault."""
+
+
+def most_common(sent: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray] | None:
+    """The first of those whose names and shapes most of `sent` have, None where nothing was sent."""
+    shapes = [frozenset((str(name), getattr(value, "shape", None)) for name, value in weights.items())
+              for weights in sent]
+    votes = Counter(shapes).most_common(2)
+    if len(votes) > 1 and votes[0][1] == votes[1][1]:
+        raise AveragingError("sites disagree about the tensors' names and shapes, and no version has a majority; all "
+                             "of them need the same version of the package")
+    return sent[shapes.index(votes[0][0])] if votes else None
 
 
 def check_weights(weights: Mapping[str, np.ndarray], count: int, like: Mapping[str, np.ndarray] | None,

@@ -20,7 +20,7 @@ from privfedtalk_flare.federation.isfa import ScalarError, check_scalars, isfa_w
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
-from privfedtalk_flare.flare.scalars import MOST, whole
+from privfedtalk_flare.flare.scalars import MOST, misshapen, whole
 from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, RoundSettings, parse
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class ISFAAggregator(ModelAggregator):
             raise _Refused(f"{site or 'an unnamed site'} was not asked in this round")
         if site in self._replies or site in self.refused:
             raise _Refused("a second reply in one round")
+        if reason := misshapen(meta):
+            raise _Refused(reason)
         for key, value in self._header.items():
             if value != "" and meta.get(key) != value:
                 raise _Refused(f"header: {key} is {meta.get(key)!r}, this round's is {value!r}")

@@ -15,7 +15,7 @@ import numpy as np
 from nvflare.app_common.abstract.fl_model import FLModel
 from safetensors.numpy import save_file
 
-from privfedtalk_flare.federation.averaging import AveragingError, check_weights, weighted_average
+from privfedtalk_flare.federation.averaging import AveragingError, check_weights, most_common, weighted_average
 from privfedtalk_flare.files import READABLE, replaced, write_whole
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.settings import BackboneSettings
@@ -68,15 +68,16 @@ def average_replies(replies: list[FLModel], min_sites: int,
                     refuse: Callable[[str, str], None]) -> tuple[Weights, float]:
     """The average of the replies' weights, and of their losses, by number of training clips.
 
-    A reply that cannot be averaged is refused with its reason; AveragingError where fewer than `min_sites` remain.
+    A reply that cannot be averaged is refused with its reason: names and shapes are those that most sites sent.
+    AveragingError where fewer than `min_sites` remain.
     """
     weights: dict[str, Weights] = {}
     counts, losses = {}, {}
+    like = most_common([reply.params or {} for reply in replies])
     for reply in replies:
         site = reply.meta["client_name"]
         try:
-            like = next(iter(weights.values()), None)
-            check_weights(reply.params, reply.meta.get(p.COUNT), like, site)
+            check_weights(reply.params or {}, reply.meta.get(p.COUNT), like, site)
             losses[site] = float(reply.meta[p.LOSS])
             if not math.isfinite(losses[site]):
                 raise AveragingError(f"{site}: its loss {losses[site]} is not finite")

@@ -16,13 +16,29 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
 from privfedtalk_flare.flare.failures import HeaderError
-from privfedtalk_flare.flare.protocol import ECHO, LEDGER
+from privfedtalk_flare.flare.protocol import ECHO, LEDGER, NONCE, ROUND
 from privfedtalk_flare.flare.scalars import SCALARS
 from privfedtalk_flare.flare.site import project_of
 from privfedtalk_flare.privacy.ledger import Budget, Head, Ledger
 from privfedtalk_flare.privacy.opening import LedgerFiles, create_once
 from privfedtalk_flare.settings import PrivacySettings, SettingsError
 from privfedtalk_flare.training.place import FILE_NAME, SitePlace
+
+_BOOKED = "privfedtalk_booked"
+
+
+def book(fl_ctx: FLContext, meta: Mapping[str, Any]) -> None:
+    """Says in the context of the task at hand that its release stands in the ledger."""
+    fl_ctx.set_prop(_BOOKED, _task(fl_ctx, meta), private=True, sticky=False)
+
+
+def is_booked(fl_ctx: FLContext, meta: Mapping[str, Any]) -> bool:
+    """Whether `book` was called in this very task, and a result with this `meta` answers it."""
+    return fl_ctx.get_prop(_BOOKED) == _task(fl_ctx, meta)
+
+
+def _task(fl_ctx: FLContext, meta: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(fl_ctx.get_prop(FLContextKey.TASK_NAME)), str(meta.get(ROUND)), str(meta.get(NONCE))
 
 
 def open_ledger(place: SitePlace, fl_ctx: FLContext) -> Ledger:

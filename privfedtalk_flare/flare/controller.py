@@ -22,14 +22,14 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from privfedtalk_flare.checks import check_phases
-from privfedtalk_flare.evaluation.summary import Round, SummaryError, pool_rows
+from privfedtalk_flare.evaluation.summary import Round, pool_rows
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.lines import round_line, round_words, say, shown_settings, start_line
 from privfedtalk_flare.flare.record import RunRecord, save_round, shown_sites, worst_epsilon
-from privfedtalk_flare.flare.scalars import fault_of, metrics
+from privfedtalk_flare.flare.scalars import fault_of, metrics, misshapen
 from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, workspace_of
 from privfedtalk_flare.flare.steps import StepLog
@@ -107,7 +107,7 @@ class PrivFedTalkController(ModelController):
         total = self._rounds.rounds
         for number in range(1, total + 1):
             began = time.time()
-            sites, header = self._sites(), self._header(number)
+            sites, header, sent = self._sites(), self._header(number), self._aggregator.bytes_down
             self._aggregator.begin_round(header, sites)
             replies = self._ask_with_theta(p.TASK_ADAPTER, header, sites)
             good = [r for r in replies if not self._aggregator.accept_model(r)]
@@ -118,19 +118,20 @@ class PrivFedTalkController(ModelController):
                 self._record.notes += [f"round {number}: {site} refused: {reason}"
                                        for site, reason in self._aggregator.refused.items()]
             self._before = before
-            self._took_step(number, header, good, {"wall": time.time() - began, "aggregate": time.time() - summing})
+            self._took_step(number, header, good, sent,
+                            {"wall": time.time() - began, "aggregate": time.time() - summing})
             say(round_line(self._record.rounds[-1], total, self._reliability, self._aggregator.cap))
 
-    def _took_step(self, number: int, header: Mapping[str, Any], good: list[FLModel],
+    def _took_step(self, number: int, header: Mapping[str, Any], good: list[FLModel], sent: int,
                    seconds: dict[str, float]) -> None:
-        """Records a finished round and writes the server's state of it."""
+        """Records a finished round, which broadcast `sent` bytes of theta, and writes the server's state of it."""
         aggregator = self._aggregator
-        sites = shown_sites(aggregator.stats, aggregator.bytes_down, self._reliability.mode)
+        sites = shown_sites(aggregator.stats, sent, self._reliability.mode)
         self._people = sum(told["identities"] for told in aggregator.stats.values())
         entry = Round(round=number, epsilon=worst_epsilon(r.meta.get(p.EPSILON) for r in good),
                       delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites)
-        self._record.rounds.append(self._worded(entry))
         self._record.values = aggregator.values
+        self._record.rounds.append(self._worded(entry))
         noise = self._privacy.noise_multiplier * self._privacy.clip_norm if self._private else 0.0
         self._steps.took(self._rounds.eta, noise * math.sqrt(aggregator.step_variance))
         save_round(place_of(self.fl_ctx).state / "rounds", header[p.JOB], aggregator.theta,
@@ -154,7 +155,7 @@ class PrivFedTalkController(ModelController):
             rows = (reply.metrics or {}).get("rows", {})
             try:
                 pool_rows([rows])
-            except (SummaryError, AttributeError, TypeError) as error:
+            except (ValueError, AttributeError, TypeError) as error:  # SummaryError is one
                 self._refuse(site, f"its metrics: {error}")
                 continue
             self._record.site_rows[site] = rows
@@ -188,7 +189,8 @@ class PrivFedTalkController(ModelController):
         """Asks `sites` about theta. Where most refuse its last step, that step is taken back, and the phase ends."""
         theta = self._aggregator.theta or {}
         about = {p.ZERO: not theta, **self._steps.told(),
-                 p.AGREED: {"privacy": plain(self._privacy), "reliability": plain(self._reliability)}}
+                 p.AGREED: {"privacy": plain(self._privacy), "reliability": plain(self._reliability),
+                            "rounds": plain(self._rounds)}}
         good = self._ask(task, theta, {**header, **about}, sites)
         self._steps.carried.append(header[p.NONCE])
         if 2 * self._statuses[p.STATUS_STEP_REFUSED] > len(sites):
@@ -235,7 +237,8 @@ class PrivFedTalkController(ModelController):
         say(f"round {last.round}/{self._rounds.rounds}  snr {last.snr:.3f}  {last.words}")
 
     def _worded(self, entry: Round) -> Round:
-        return replace(entry, words=round_words(entry, self._people, self._reliability, self._rounds.phases))
+        return replace(entry, words=round_words(entry, self._people, self._record.values or 1, self._privacy,
+                                                self._reliability, self._rounds.phases))
 
     def _accept_train_result(self, client_name: str, result: Shareable, fl_ctx: FLContext,
                              is_unknown_task: bool = False) -> bool:
@@ -247,7 +250,7 @@ class PrivFedTalkController(ModelController):
             meta = from_shareable(result).meta
         except ValueError:  # FLARE's own errors carry no content
             meta = {}
-        status = meta.get(p.STATUS)
+        status = "" if misshapen(meta) else meta.get(p.STATUS)
         self._record.worked(meta.get(p.BUSY))
         self._statuses[str(status)] += 1
         self._refuse(client_name, status if status in p.STATUSES else f"return code {rc}")

@@ -17,6 +17,7 @@ from privfedtalk_flare.encryption.packing import CiphertextError
 from privfedtalk_flare.encryption.sums import rewritten
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.books import is_booked
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.events import claims_dp, guard_site
 from privfedtalk_flare.flare.guard import ResultFilter
@@ -80,6 +81,9 @@ class EgressFilter(ResultFilter):
             if not SCALARS[key](value):
                 raise ContentBlockedException(f"task {task}: {key} {str(value)[:80]!r} has a wrong type or range")
         _check_words(dxo, task, fl_ctx)
+        if task in (p.TASK_ADAPTER, p.TASK_BACKBONE) and not is_booked(fl_ctx, dxo.meta):
+            raise ContentBlockedException(f"task {task}: the ledger holds no release for it; the job's task data "
+                                          "filters must end with ReserveRelease")
         place = place_of(fl_ctx)
         if task == p.TASK_ADAPTER:
             self._check_update(dxo, place, fl_ctx)

@@ -30,6 +30,7 @@ from privfedtalk_flare.settings import (
     DataSettings,
     PrivacySettings,
     ReliabilitySettings,
+    RoundSettings,
     TrainingSettings,
 )
 
@@ -43,7 +44,7 @@ class PrivFedTalkExecutor(Executor):
     Args:
         data: `DataSettings`. adapter: `AdapterSettings`. training: `TrainingSettings` of an adapter round.
         personalize: `TrainingSettings` of the identity adapters. reliability: `ReliabilitySettings`.
-        privacy: `PrivacySettings`, to know what may be tracked and how far theta can move.
+        privacy: `PrivacySettings`, to know what may be tracked, and `rounds`: `RoundSettings`, how far theta can move.
         backbone: `BackboneSettings`.
 
     FLARE may run every task in a fresh process: nothing is kept here that the site's `state` does not hold as well.
@@ -51,11 +52,11 @@ class PrivFedTalkExecutor(Executor):
 
     def __init__(self, data: Mapping[str, Any], adapter: Mapping[str, Any],
                  training: Mapping[str, Any], personalize: Mapping[str, Any],
-                 reliability: Mapping[str, Any], privacy: Mapping[str, Any],
+                 reliability: Mapping[str, Any], privacy: Mapping[str, Any], rounds: Mapping[str, Any],
                  backbone: Mapping[str, Any]) -> None:
         super().__init__()
         self.data, self.adapter, self.training, self.personalize = data, adapter, training, personalize
-        self.reliability, self.privacy, self.backbone = reliability, privacy, backbone
+        self.reliability, self.privacy, self.rounds, self.backbone = reliability, privacy, rounds, backbone
         self._settings = {
             "data": section(DataSettings, data, "data"), "adapter": section(AdapterSettings, adapter, "adapter"),
             "training": section(TrainingSettings, training, "training"),
@@ -63,6 +64,7 @@ class PrivFedTalkExecutor(Executor):
             "reliability": section(ReliabilitySettings, reliability, "reliability"),
             "backbone": section(BackboneSettings, backbone, "backbone")}
         self._privacy = section(PrivacySettings, privacy, "privacy")
+        self._rounds = section(RoundSettings, rounds, "rounds")
         check_private(self._settings["adapter"], self._settings["reliability"], self._privacy)
         self._allowed = tracking.SITE if self._privacy.mechanism == "off" else tracking.SITE_WITH_DP
         self._tasks = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
@@ -172,8 +174,8 @@ class PrivFedTalkExecutor(Executor):
         if theta.shape != (spec.size,):
             raise HeaderError(f"the shared adapter has shape {theta.shape}, this site's {(spec.size,)}")
         if not fl_ctx.get_prop(CHECKED, False):
-            check_header(dxo.meta, fl_ctx.get_job_id(), privacy=self._privacy, **self._settings)
-            check(theta, dxo.meta, self._place, self._privacy)
+            check_header(dxo.meta, fl_ctx.get_job_id(), privacy=self._privacy, rounds=self._rounds, **self._settings)
+            check(theta, dxo.meta, self._place, self._privacy, self._rounds)
         snr = follow(theta, dxo.meta, self._place, self._privacy)
         return theta, None if snr is None else float(f"{snr:.3g}")  # it says no more of decrypted values than it must
 

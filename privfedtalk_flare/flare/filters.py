@@ -25,7 +25,7 @@ from privfedtalk_flare.encryption.packing import decrypt, encrypt, held_values
 from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
-from privfedtalk_flare.flare.books import budgets, echo_of, open_ledger
+from privfedtalk_flare.flare.books import book, budgets, echo_of, open_ledger
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
 from privfedtalk_flare.flare.failures import BackboneRefused, PlainTaskError
@@ -37,7 +37,7 @@ from privfedtalk_flare.flare.steps import CHECKED, check, check_header, refuse_i
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import Release, View
 from privfedtalk_flare.privacy.ledger import Entry, Head
-from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, parse
+from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, RoundSettings, parse
 
 __all__ = ["DecryptAdapter", "EgressFilter", "EncryptUpdate", "PrivacyFilter", "ReserveRelease", "raw_reply",
            "status_reply"]
@@ -79,11 +79,13 @@ class ReserveRelease(TaskFilter):
     that the release would pass, each decline the task with a status.
     """
 
-    def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None,
+                 rounds: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.privacy, self.reliability = privacy, reliability
+        self.privacy, self.reliability, self.rounds = privacy, reliability, rounds
         self._privacy = parse(PrivacySettings, privacy, "privacy")
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
+        self._rounds = parse(RoundSettings, rounds, "rounds")
 
     def incoming(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
@@ -99,10 +101,11 @@ class ReserveRelease(TaskFilter):
         if phase == p.TASK_BACKBONE and not place.allow_backbone:
             raise BackboneRefused("this job trains the backbone, whose weights travel unencrypted and without a "
                                   "privacy guarantee, and this site's privfedtalk.yaml says allow_backbone: false")
-        check_header(meta, fl_ctx.get_job_id(), privacy=self._privacy, reliability=self._reliability)
+        check_header(meta, fl_ctx.get_job_id(), privacy=self._privacy, reliability=self._reliability,
+                     rounds=self._rounds)
         if phase == p.TASK_ADAPTER and p.MOVED in meta:  # FLARE's own FedAvg says none; our executor then insists
             theta = None if meta.get(p.ZERO) else np.asarray(dxo.data[p.PLAIN], np.float32)
-            check(theta, meta, place, self._privacy)
+            check(theta, meta, place, self._privacy, self._rounds)
             fl_ctx.set_prop(CHECKED, True, private=True, sticky=False)
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
         entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
@@ -113,6 +116,7 @@ class ReserveRelease(TaskFilter):
         ledger = open_ledger(place, fl_ctx)
         views = ledger.reserve(entry, *budgets(place, self._privacy), echo=echo)
         fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head), private=True, sticky=False)
+        book(fl_ctx, meta)
         return shareable
 
 
@@ -184,10 +188,11 @@ class PrivacyFilter(ResultFilter):
 class EncryptUpdate(ResultFilter):
     """Result of an adapter task: {"plain": u (D,)} -> ciphertext chunks; writes this site's key id into the header."""
 
-    def __init__(self, encryption: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, encryption: Mapping[str, Any] | None = None, rounds: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.encryption = encryption
+        self.encryption, self.rounds = encryption, rounds
         self._encryption = parse(EncryptionSettings, encryption, "encryption")
+        self._rounds = parse(RoundSettings, rounds, "rounds")
 
     def outgoing(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
@@ -197,7 +202,7 @@ class EncryptUpdate(ResultFilter):
         own = key_id(context)
         if dxo.meta.get(p.KEY_ID):
             check_key_id(dxo.meta[p.KEY_ID], own, "task")
-        chunks = encrypt(dxo.data[p.PLAIN], context)
+        chunks = encrypt(dxo.data[p.PLAIN], context, eta=self._rounds.eta)
         return DXO(DataKind.WEIGHTS, data=to_params(chunks), meta={**dxo.meta, p.KEY_ID: own}).to_shareable()
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import Round
-from privfedtalk_flare.privacy.accountant import PUBLIC_METADATA
-from privfedtalk_flare.privacy.words import handful_words
+from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
+from privfedtalk_flare.privacy.words import handful_words, snr_bound
 from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings, RoundSettings
 
 say = logging.getLogger("privfedtalk_flare.run").info
@@ -70,23 +70,23 @@ def epsilon_text(epsilon: Mapping[str, Any], reliability: ReliabilitySettings) -
     if not seen:
         return "epsilon not stated"
     stated = "epsilon " + ", ".join(f"{number} ({', '.join(names)})" for number, names in seen.items())
-    return stated + (" given public metadata" if _public(reliability) else "")
+    return stated + (" given public metadata" if reliability.mode == "metadata" else "")
 
 
-def round_words(entry: Round, people: int, reliability: ReliabilitySettings, phases: Sequence[str]) -> str:
-    """What a round's epsilon means for this many people, as far as it is known yet, and what it does not cover."""
+def round_words(entry: Round, people: int, values: int, privacy: PrivacySettings, reliability: ReliabilitySettings,
+                phases: Sequence[str]) -> str:
+    """What a round's epsilon means for this many people and this length of an update, and what it does not cover."""
     epsilon = entry.epsilon.get("receivers")
     if epsilon is None:
         return ""
     if isinstance(epsilon, str):
         return handful_words(people, 0.0, math.inf)
-    texts = [handful_words(people, entry.snr, epsilon)] if entry.snr is not None else []
-    if _public(reliability):
-        texts.append(f"It is {PUBLIC_METADATA}.")
+    snr = entry.snr
+    if snr is None:  # not told yet: the most that it can be
+        snr = snr_bound(people, privacy.noise_multiplier, max(1, len(entry.sites)), values)
+    texts = [handful_words(people, snr, epsilon)]
+    if reliability.mode == "metadata":
+        texts.append(f"It is {PUBLIC_METADATA if reliability.release == 'coarse' else PUBLIC_COUNTS}.")
     if "validate" in phases or "personalize" in phases:
         texts.append("Metrics leave a site as means over people, without noise, and lie outside it too.")
     return " ".join(texts)
-
-
-def _public(reliability: ReliabilitySettings) -> bool:
-    return reliability.mode == "metadata" and reliability.release == "coarse"

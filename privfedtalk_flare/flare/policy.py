@@ -64,7 +64,7 @@ class SitePolicy(FLComponent):
         super().__init__()
         self.rules = rules
         self._rules = parse(SiteRules, rules, "privacy.json: rules")
-        self._egress = EgressFilter()
+        self._egress = EgressFilter({"scheme": "off"})  # so that the site's own file alone decides about encryption
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if fl_ctx.get_process_type() == ProcessType.SERVER_JOB:  # a simulation gives its server the same file

@@ -96,7 +96,7 @@ class PrivFedTalkRecipe(Recipe):
         job.to_clients(PrivFedTalkExecutor(
             data=plain(self.data), adapter=plain(self.adapter), training=plain(self.training),
             personalize=plain(self.personalize), reliability=plain(self.reliability), privacy=plain(self.privacy),
-            backbone=plain(self.backbone)), tasks=tasks)
+            rounds=plain(self.rounds), backbone=plain(self.backbone)), tasks=tasks)
         job.to_clients(ConvertToFedEvent(events_to_convert=[tracking.EVENT]), id="scalars")
         for names, direction, chain in self._filters():
             named = [name for name in names if name in tasks]
@@ -108,12 +108,13 @@ class PrivFedTalkRecipe(Recipe):
     def _filters(self) -> list[tuple[Sequence[str], str, list[Any]]]:
         """(tasks, direction, filters in order). Tasks are named one by one: FLARE matches `*` with nothing."""
         encrypted = self.encryption.scheme != "off"
-        encryption, private = plain(self.encryption), (plain(self.privacy), plain(self.reliability))
+        encryption, rounds = plain(self.encryption), plain(self.rounds)
+        private = plain(self.privacy), plain(self.reliability)
         decrypt = [DecryptAdapter(encryption)] if encrypted else []
-        encrypt = [EncryptUpdate(encryption)] if encrypted else []
+        encrypt = [EncryptUpdate(encryption, rounds)] if encrypted else []
         return [
-            ([p.TASK_ADAPTER], FilterType.TASK_DATA, [*decrypt, ReserveRelease(*private)]),
-            ([p.TASK_BACKBONE], FilterType.TASK_DATA, [ReserveRelease(*private)]),
+            ([p.TASK_ADAPTER], FilterType.TASK_DATA, [*decrypt, ReserveRelease(*private, rounds)]),
+            ([p.TASK_BACKBONE], FilterType.TASK_DATA, [ReserveRelease(*private, rounds)]),
             ([p.TASK_PERSONALIZE, p.TASK_VALIDATE], FilterType.TASK_DATA, decrypt),
             ([p.TASK_ADAPTER], FilterType.TASK_RESULT, [PrivacyFilter(*private), *encrypt, EgressFilter(encryption)]),
             ([p.TASK_BACKBONE, p.TASK_PERSONALIZE, p.TASK_VALIDATE], FilterType.TASK_RESULT,

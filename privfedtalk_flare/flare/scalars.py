@@ -100,12 +100,31 @@ _USED = (p.EPSILON, p.SNR, p.LEDGER, p.ADAPTERS, p.VIDEOS)
 """What the server's controller takes from a reply; score, count and identities are the aggregator's to judge."""
 
 
+def misshapen(told: Mapping[str, object]) -> str:
+    """The first of our own entries of a reply's meta `told` that is not made of words, numbers, lists and mappings, ""
+    where all are. FLARE carries arrays and objects too, which answer a comparison with anything."""
+    for key in (*SCALARS, p.STATUS):
+        if not _plain(told.get(key)):
+            return f"{key} is of type {type(told[key]).__name__} or holds one that may not travel"
+    return ""
+
+
+def _plain(value: object, depth: int = 4) -> bool:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return True
+    if depth and isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(item, depth - 1) for key, item in value.items())
+    return bool(depth) and isinstance(value, (list, tuple)) and all(_plain(item, depth - 1) for item in value)
+
+
 def fault_of(told: Mapping[str, object], asked: Mapping[str, object]) -> str:
     """Why the reply with meta `told` to the task with meta `asked` does not count, "" where it does.
 
     It must echo the header ("" in it stands for what only sites can know), and what the controller uses must be in its
     range: an egress filter guards honest sites only.
     """
+    if reason := misshapen(told):
+        return reason
     for key in p.HEADER:
         if asked[key] != "" and told.get(key) != asked[key]:
             return f"{key} is {str(told.get(key))[:80]!r}, not {asked[key]!r}"

@@ -25,7 +25,7 @@ from privfedtalk_flare.flare.scalars import number
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.privacy.step import StepRefused, check_step
 from privfedtalk_flare.privacy.words import snr_of_step
-from privfedtalk_flare.settings import PrivacySettings
+from privfedtalk_flare.settings import PrivacySettings, RoundSettings
 from privfedtalk_flare.training.place import SitePlace
 
 FILE_NAME = "theta.safetensors"
@@ -61,10 +61,11 @@ class StepLog:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The theta that this site saw last, with the nonce of its broadcast and MOVED."""
+    """The theta that this site saw last, with the nonce and the round of its broadcast, and MOVED."""
 
     theta: np.ndarray
     nonce: str
+    round: int
     moved: tuple[float, float]
 
 
@@ -86,16 +87,18 @@ def check_header(meta: Mapping[str, Any], job: str, **settings: Any) -> None:
                               "config_fed_server.json and config_fed_client.json must agree")
 
 
-def check(theta: np.ndarray | None, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings) -> None:
+def check(theta: np.ndarray | None, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings,
+          rounds: RoundSettings) -> None:
     """Raises `StepRefused`, and stops the site, where `theta` (D,), None for 0, lies too far from the one seen last.
 
-    `meta` is the task's. The bound holds from theta = 0 on, so rounds that this site missed only widen it; without
+    `meta` is the task's, `privacy` and `rounds` the site's own settings: what the server says of the step may narrow
+    the bound and never widen it. It holds from theta = 0 on, so rounds that this site missed only widen it; without
     noise there is none.
     """
     if privacy.mechanism != "gaussian":
         return
     try:
-        _check(theta, _recalled(place.output / FILE_NAME), meta, privacy)
+        _check(theta, _recalled(place.output / FILE_NAME), meta, privacy, rounds)
     except StepRefused as reason:
         _stop(place.state, reason)
         raise
@@ -125,19 +128,27 @@ def refuse_if_stopped(state: Path) -> None:
                       "remove it to take part again")
 
 
-def _check(theta: np.ndarray | None, seen: _Seen | None, meta: Mapping[str, Any], privacy: PrivacySettings) -> None:
+def _check(theta: np.ndarray | None, seen: _Seen | None, meta: Mapping[str, Any], privacy: PrivacySettings,
+           rounds: RoundSettings) -> None:
     moved = meta.get(MOVED)
     if not (isinstance(moved, (list, tuple)) and len(moved) == 2 and all(number(value, 0) for value in moved)):
         raise HeaderError(f"header {MOVED}: {str(moved)[:80]!r} does not say how far theta has moved")
+    current = int(meta.get(ROUND) or 1)
+    if not 1 <= current <= rounds.rounds + 1:  # the phases after the last round bear one number more
+        raise HeaderError(f"header {ROUND}: {current}, but this site's rounds.rounds is {rounds.rounds}")
     if seen is None:
-        seen = _Seen(np.zeros(1 if theta is None else theta.shape, np.float32), "", (0.0, 0.0))
+        seen = _Seen(np.zeros(1 if theta is None else theta.shape, np.float32), "", 1, (0.0, 0.0))
     if theta is None:
         theta = np.zeros_like(seen.theta)
     if seen.theta.shape != theta.shape:
         raise HeaderError(f"the shared adapter has shape {theta.shape}, the one before it {seen.theta.shape}")
     eta, variance = (abs(now - was) for now, was in zip(moved, seen.moved, strict=True))  # a step taken back counts too
+    steps = max(1, current - seen.round)
+    if eta > rounds.eta * steps * (1 + 1e-9):
+        raise StepRefused(f"the server says that theta moved by {eta:g} of eta since round {seen.round}; {steps} "
+                          f"rounds at this site's rounds.eta {rounds.eta:g} make {rounds.eta * steps:g} at most")
     most = privacy.noise_multiplier * privacy.clip_norm * eta  # V <= (sigma C)^2, whatever the server says
-    error = 5e-5 * float(np.abs(theta).max()) + 1e-5 * math.sqrt(max(1, int(meta.get(ROUND) or 1)))
+    error = 5e-5 * float(np.abs(theta).max()) + 1e-5 * math.sqrt(current)
     check_step(theta.astype(np.float64) - seen.theta, reach=eta * privacy.clip_norm,
                noise_std=min(math.sqrt(variance), most), error=2 * error)
 
@@ -151,13 +162,15 @@ def _recalled(path: Path) -> _Seen | None:
         return None
     with safe_open(str(path), framework="numpy") as file:
         told = file.metadata() or {}
-        return _Seen(file.get_tensor("theta"), told.get(NONCE, ""), tuple(json.loads(told.get(MOVED, "[0, 0]"))))
+        return _Seen(file.get_tensor("theta"), told.get(NONCE, ""), int(told.get(ROUND, 1)),
+                     tuple(json.loads(told.get(MOVED, "[0, 0]"))))
 
 
 def _remember(path: Path, theta: np.ndarray, meta: Mapping[str, Any]) -> None:
     with replaced(path) as partial:
         save_file({"theta": np.ascontiguousarray(theta, dtype=np.float32)}, partial,
-                  metadata={NONCE: str(meta.get(NONCE, "")), MOVED: json.dumps(_moved(meta))})
+                  metadata={NONCE: str(meta.get(NONCE, "")), ROUND: str(meta.get(ROUND) or 1),
+                            MOVED: json.dumps(_moved(meta))})
 
 
 def _stop(state: Path, reason: StepRefused) -> None:

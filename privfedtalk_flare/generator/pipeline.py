@@ -16,6 +16,7 @@ from scipy.ndimage import distance_transform_edt
 
 from privfedtalk_flare.data.features import frame_windows, log_mel
 from privfedtalk_flare.data.portrait import mask_box
+from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
 from privfedtalk_flare.data.windows import blend_weights, cover_windows
 from privfedtalk_flare.generator.aligner import Aligner
 from privfedtalk_flare.generator.audio import AudioEncoder
@@ -126,7 +127,7 @@ class TalkingHeadPipeline(DiffusionPipeline):
             raise ValueError(f"{steps} sampling steps; give 1 to {self.scheduler.config.num_train_timesteps}")
         if not 0 <= guidance <= MAX_GUIDANCE:
             raise ValueError(f"guidance {guidance}; give 0 (deaf) to {MAX_GUIDANCE:g}, where 1 is plain")
-        frames = len(audio) // 640
+        frames = len(audio) // SAMPLES_PER_FRAME
         if len(base) not in (1, frames) or frames < 1:
             raise ValueError(f"{len(base)} base frames and {frames} frames of sound; give one frame, or as many as "
                              f"the sound has")
@@ -134,7 +135,7 @@ class TalkingHeadPipeline(DiffusionPipeline):
         masked = encode(self.codec, mask_pictures(pictures))
         aligned = torch.cat([self.align(part[None], known)[1][0] for part in pictures.split(64)])
         masked, aligned = (latents.expand(frames, -1, -1, -1) for latents in (masked, aligned))
-        windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * 640]))[None]).to(self.device)
+        windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * SAMPLES_PER_FRAME]))[None]).to(self.device)
         tokens = self.audio_encoder(windows)
         latents = self._sample(masked, aligned, tokens, steps, guidance, seed, progress or _silent)
         out = np.empty((frames, *base.shape[1:]), np.uint8)

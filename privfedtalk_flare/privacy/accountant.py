@@ -19,6 +19,8 @@ UNBOUNDED = "unbounded"
 PUBLIC_METADATA = ("given the public metadata: each round's score (rounded to 1/16, at most about 4 bits) and clip "
                    "count are published and lie outside this promise")
 
+PUBLIC_COUNTS = "given the public metadata: each round's clip count is published and lies outside this promise"
+
 
 class AccountError(ValueError):
     """A privacy account that cannot be made. The message names the value and its range."""
@@ -111,6 +113,8 @@ def views(releases: Sequence[Release], delta: float, *, encrypted: bool = True,
     words = []
     if any(r.score == "coarse" for r in releases):
         words.append(PUBLIC_METADATA)
+    elif any(r.score == "noised" for r in releases):
+        words.append(PUBLIC_COUNTS)
     if any(r.noise_multiplier is None for r in releases):
         bare = sum(r.noise_multiplier is None for r in releases)
         words.append(f"{bare} of {len(releases)} releases about these people carried no noise")
@@ -126,13 +130,3 @@ def views(releases: Sequence[Release], delta: float, *, encrypted: bool = True,
         why = "metrics of the shared adapter are sent to it" if encrypted else "nothing is encrypted"
         alone = View(everyone, delta, "; ".join([*words, f"the receivers' view, because {why}"]))
     return {"receivers": View(everyone, delta, text), "server": alone, "server_and_site": View(everyone, delta, text)}
-
-
-def epsilon_by_renyi_orders(noise_multiplier: float, rounds: int, delta: float) -> float:
-    """Opacus' RDP accountant at full participation: an upper bound on the exact epsilon, for comparison."""
-    from opacus.accountants import RDPAccountant
-
-    accountant = RDPAccountant()
-    for _ in range(rounds):
-        accountant.step(noise_multiplier=noise_multiplier, sample_rate=1.0)
-    return float(accountant.get_epsilon(delta))

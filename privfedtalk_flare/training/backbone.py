@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from privfedtalk_flare.data.cache import CachedClip
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, contrast_loss
 from privfedtalk_flare.generator.codec import GREY, to_tensor
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
+from privfedtalk_flare.training.cache import CachedClip
 from privfedtalk_flare.training.trainer import Schedule, fit, low_precision, train_denoiser
 
 CODEC_RATE = 2e-3
@@ -51,7 +51,8 @@ def train_codec(generator: TalkingHeadPipeline, pictures: np.ndarray, steps: int
         if rng.random() < 2 / 3:
             top = min(last, rows.start // 4 - rng.integers(4)) * 4
             left = min(last, max(0, columns.start // 4 + rng.integers(-1, 2))) * 4
-        x = x[..., top:top + CODEC_CROP, left:left + CODEC_CROP].contiguous(memory_format=torch.channels_last)
+        x = x[..., top:top + CODEC_CROP, left:left + CODEC_CROP]
+        x = x.to(codec.device).contiguous(memory_format=torch.channels_last)
         with low_precision():
             decoded = codec.decode(codec.encode(x).latents).sample
         error = decoded.float() - x
@@ -77,7 +78,7 @@ def train_identity(embedder: IdentityEmbedder, people: list[np.ndarray], steps: 
         x = to_tensor(np.stack([people[i][rng.integers(len(people[i]))] for i in chosen]))
         x = x * (0.85 + 0.3 * torch.rand(len(x), 1, 1, 1, generator=source))
         x = torch.roll(x, tuple(int(v) for v in rng.integers(-2, 3, 2)), dims=(2, 3))
-        return x + 0.03 * torch.randn(x.shape, generator=source)
+        return (x + 0.03 * torch.randn(x.shape, generator=source)).to(embedder.device)
 
     def loss_of() -> torch.Tensor:
         chosen = rng.choice(len(people), batch, replace=False)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from privfedtalk_flare.data.cache import CachedClip, cache_clip
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, build_embedder, load_embedder
 from privfedtalk_flare.generator.codec import encode, set_latent_scale, to_tensor
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline, save_pipeline
 from privfedtalk_flare.settings import COMPONENTS, BackboneSettings, DataSettings, TrainingSettings
 from privfedtalk_flare.training.backbone import train_codec, train_identity, train_talking
+from privfedtalk_flare.training.cache import CachedClip, cache_clip
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.place import SitePlace
 from privfedtalk_flare.training.trainer import Schedule
@@ -42,9 +42,9 @@ class BackboneReply:
 class Backbone:
     """The parts under training, with their weights by name."""
 
-    def __init__(self, seed: int, start: str = "") -> None:
-        self.generator = load_pipeline(start) if start else TalkingHeadPipeline.build(seed)
-        self.embedder: IdentityEmbedder = load_embedder(start) if start else build_embedder(seed)
+    def __init__(self, seed: int, start: str = "", device: str = "cpu") -> None:
+        self.generator = (load_pipeline(start) if start else TalkingHeadPipeline.build(seed)).to(device)
+        self.embedder: IdentityEmbedder = (load_embedder(start) if start else build_embedder(seed)).to(device)
         for part in COMPONENTS:
             for module in self.modules(part).values():
                 module.requires_grad_(True)
@@ -94,7 +94,7 @@ class BackboneSite:
                  settings: BackboneSettings, log: Callable[[str], None]) -> None:
         self.site, self.place, self.data, self.training, self.settings = site, place, data, training, settings
         self.log = log
-        self.backbone = Backbone(settings.seed, settings.start)
+        self.backbone = Backbone(settings.seed, settings.start, place.device)
 
     @cached_property
     def people(self) -> list[IdentityClips]:
@@ -121,7 +121,7 @@ class BackboneSite:
         self.log(f"backbone: {phase} round {round}/{rounds} loss {loss:.5f}")
         out = self.backbone.read(phase)
         if phase == "codec":
-            latents = encode(self.backbone.generator.codec, to_tensor(self._pictures()[::40]), raw=True)
+            latents = encode(self.backbone.generator.codec, to_tensor(self._pictures()[::40]), raw=True).cpu()
             out[MOMENTS] = np.array([latents.mean(), latents.std()], np.float32)
         return BackboneReply(out, sum(len(p.train) for p in self.people), loss)
 

@@ -93,13 +93,15 @@ def _find(data: DataSettings, place: SitePlace) -> Sequence[ClipFile]:
 
 
 def _render(data: DataSettings, place: SitePlace, size: int) -> Sequence[ClipFile]:
-    """People of this site alone: their indices start where a digest of the site's name says."""
+    """People of this site alone: their indices start where a digest of the site's name says. The folder is named for
+    what the renderer makes of them as well, so that films of an older version are not taken for these."""
     from privfedtalk_flare.data.clips import find_clips
-    from privfedtalk_flare.data.synthetic import Person, write_corpus
+    from privfedtalk_flare.data.synthetic import Person, render_clip, write_corpus
 
     first = int(hashlib.sha256(place.site.encode()).hexdigest()[:8], 16) * 1000
     people = [Person.draw(data.seed, first + i, data.accent) for i in range(data.people)]
-    made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-accent{data.accent:g}"
+    look = hashlib.sha256(render_clip(people[0], 0, 0.4, size).frames.tobytes()).hexdigest()[:8]
+    made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-{look}"
     folder = place.state / "synthetic" / made
     write_corpus(folder, people, data.clips, data.seconds, size)
     return find_clips(folder)

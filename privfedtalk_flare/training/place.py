@@ -63,6 +63,15 @@ class SitePlace:
     anchor: Path | None = None
     local: Path | None = None
 
+    @property
+    def device(self) -> str:
+        """The torch device that this site works on: the one its file names, else cuda where there is one."""
+        if self.devices:
+            return self.devices[0]
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
     @classmethod
     def from_yaml(cls, path: Path | None, site: str, project: str, output: Path) -> SitePlace:
         """Reads `path` (None or absent: every default), expanding `{site}`.

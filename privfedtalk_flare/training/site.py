@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from privfedtalk_flare.data.cache import CachedClip, cache_clip
+from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, embed, load_embedder
 from privfedtalk_flare.federation.update import UpdateSpec
 from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter, save_shared
@@ -27,6 +26,7 @@ from privfedtalk_flare.settings import (
     TrainingSettings,
 )
 from privfedtalk_flare.training.backbone_site import BackboneReply, BackboneSite
+from privfedtalk_flare.training.cache import CachedClip, cache_clip
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.place import SitePlace
 from privfedtalk_flare.training.trainer import train_denoiser
@@ -65,17 +65,11 @@ class SiteWork:
     @cached_property
     def generator(self) -> TalkingHeadPipeline:
         """The frozen backbone, on the site's first device."""
-        return load_pipeline(self.adapter_settings.backbone).to(self.device)
+        return load_pipeline(self.adapter_settings.backbone).to(self.place.device)
 
     @cached_property
     def embedder(self) -> IdentityEmbedder:
-        return load_embedder(self.adapter_settings.backbone).to(self.device)
-
-    @cached_property
-    def device(self) -> str:
-        if self.place.devices:
-            return self.place.devices[0]
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return load_embedder(self.adapter_settings.backbone).to(self.place.device)
 
     @cached_property
     def shared(self) -> SharedAdapter:
@@ -144,7 +138,7 @@ class SiteWork:
         """The reliability of the freshly trained adapter, on the start of a held-out clip, by the job's signal."""
         clip = person.held_out[0]
         frames = clip.frames[:SCORED_FRAMES]
-        generated = self.generator(frames, person.train[0].frames[0], clip.audio[:len(frames) * 640])
+        generated = self.generator(frames, person.train[0].frames[0], clip.audio[:len(frames) * SAMPLES_PER_FRAME])
         reference = embed(self.embedder, frames)
         return float(signal(generated=generated, real=frames, mask=pixel_mask(self.size),
                             embeddings=embed(self.embedder, generated), reference=reference,
@@ -174,9 +168,10 @@ class SiteWork:
 
     @property
     def adapters(self) -> list[str]:
-        """Where the identity adapters lie, relative to the site's state: opaque names only."""
+        """Where the identity adapters lie, relative to the site's state: opaque names only, in their own order, since
+        `people` has one that says something about who they are."""
         paths = [self._adapter_path(person) for person in self.people]
-        return [str(path.relative_to(self.place.state)) for path in paths if path.exists()]
+        return sorted(str(path.relative_to(self.place.state)) for path in paths if path.exists())
 
     def validate(self, theta: np.ndarray) -> Validation:
         """Measures every row on the held-out clips and renders sample videos into the job's run folder. Who has no
@@ -207,7 +202,7 @@ class SiteWork:
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
             videos += measured.videos
             self.log(f"validate: person {place} of {len(self.people)} measured")
-        return Validation(rows, videos)
+        return Validation(rows, sorted(videos))
 
     def _has_adapter(self, person: IdentityClips) -> bool:
         """Whether this person's adapter is there and fits; one of another backbone, shared adapter or rank, left by an

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from privfedtalk_flare.data.cache import CachedClip, draw_windows
 from privfedtalk_flare.generator.codec import to_tensor
 from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, draw_noise, predict_clean
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
+from privfedtalk_flare.training.cache import CachedClip, draw_windows
 from privfedtalk_flare.training.objective import denoising_loss, proximal_loss, tdc_loss
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from privfedtalk_flare.data.clips import Clip
-from privfedtalk_flare.data.media import write_mp4
+from privfedtalk_flare.data.media import SYNTHETIC_TAG, write_mp4
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
 from privfedtalk_flare.files import replaced
-from privfedtalk_flare.generator.generate import SYNTHETIC_TAG
 from privfedtalk_flare.generator.pipeline import feather
 from privfedtalk_flare.training.corpus import IdentityClips
 

@@ -69,6 +69,7 @@ WITH_DP = (
     Bar("personalized sync / ground_truth's",
         lambda s: mean_of(s, "personalized", "sync") / mean_of(s, "ground_truth", "sync"), AT_LEAST, 0.97),
     Bar("personalized |sync offset|", lambda s: abs(mean_of(s, "personalized", "sync_offset")), AT_MOST, 0.0),
+    Bar("  its deviation over people", lambda s: s.rows["personalized"]["sync_offset"]["std"], AT_MOST, 0.0),
     Bar("personalized PSNR mask", of("personalized", "psnr_mask"), AT_LEAST, 26.5),
     Bar("  above copy_reference", above("personalized", "copy_reference", "psnr_mask"), AT_LEAST, 6.0),
     Bar("  above backbone", above("personalized", "backbone", "psnr_mask"), ABOVE, 0.0),

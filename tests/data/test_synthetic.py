@@ -7,7 +7,8 @@ import pytest
 
 from privfedtalk_flare.data.clips import find_clips, load_clip
 from privfedtalk_flare.data.portrait import Motion, mask_box, paint
-from privfedtalk_flare.data.speech import FPS, Voice, speak
+from privfedtalk_flare.data.sound import FPS
+from privfedtalk_flare.data.speech import Voice, speak
 from privfedtalk_flare.data.synthetic import Person, draw_motion, render_clip, write_corpus
 
 

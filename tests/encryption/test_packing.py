@@ -54,13 +54,21 @@ def test_what_cannot_be_encrypted_is_refused(pair, vector, match):
 
 
 def test_the_limit_is_real(pair):
-    """A constant vector up to the limit survives a weighted sum; at twice the limit it would wrap."""
+    """A constant vector up to the limit survives a weighted sum; beyond twice the limit it wraps, and is refused."""
     chunks = packing.encrypt(np.full(2048, 15.9), pair[0])
     total = sums.weighted_sum({"a": chunks}, {"a": 1.0}, pair[1], size=2048)
     np.testing.assert_allclose(packing.decrypt(total, 2048, pair[0]), 15.9, rtol=5e-5)
     beyond = [ts.ckks_vector(pair[0], [33.0] * 2048).serialize()]
     wrapped = sums.weighted_sum({"a": beyond}, {"a": 1.0}, pair[1], size=2048)
-    assert abs(packing.decrypt(wrapped, 2048, pair[0])[0] - 33.0) > 1
+    assert abs(packing.load_chunk(wrapped[0], pair[0], 2048, "sum").decrypt()[0] - 33.0) > 1
+    with pytest.raises(CiphertextError, match=r"beyond 16, half the range.* could wrap in silence"):
+        packing.decrypt(wrapped, 2048, pair[0])
+
+
+def test_a_larger_step_of_the_server_lowers_the_limit(pair):
+    packing.encrypt(np.full(8, 7.9), pair[0], eta=2.0)
+    with pytest.raises(CiphertextError, match=r"a value of 8\.1 is beyond 8, half the range .* at eta 2"):
+        packing.encrypt(np.full(8, 8.1), pair[0], eta=2.0)
 
 
 @pytest.mark.parametrize("chunk", [b"", b"abc", os.urandom(1000), bytes(83_000)])

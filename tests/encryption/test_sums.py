@@ -78,12 +78,14 @@ def test_other_level_scale_or_ring_is_refused(pair, provisioned):
         sums.check_upload(packing.encrypt(normal(0, size=2048), provisioned[0]), 2048, server)
 
 
-def test_a_foreign_key_passes_every_check_and_decrypts_to_noise(pair, stranger):
-    """Why the key id exists."""
+def test_a_foreign_key_passes_every_check_of_the_server_and_decrypts_to_noise(pair, stranger):
+    """Why the key id exists. Only who holds the key can see it, by values that no sum can have."""
     foreign = packing.encrypt(normal(0), stranger)
     sums.check_upload(foreign, SIZE, pair[1])
     total = sums.weighted_sum({"a": foreign}, {"a": 1.0}, pair[1], size=SIZE)
-    assert np.abs(packing.decrypt(total, SIZE, pair[0]) - normal(0)).max() > 1
+    assert np.abs(packing.load_chunk(total[0], pair[0], 2048, "sum").decrypt()).max() > 100
+    with pytest.raises(CiphertextError, match="or is under another key"):
+        packing.decrypt(total, SIZE, pair[0])
 
 
 def test_chunk_counts(pair):

@@ -78,7 +78,18 @@ def test_rounds_add_up_with_eta_and_isfa_weights(scheme):
         assert aggregator.stats["site-1"]["weight"] == pytest.approx(w[0])
         assert aggregator.step_variance == pytest.approx((w ** 2 / 4).sum())
     assert aggregator.values == SIZE and aggregator.spec == "0" * 64
-    assert aggregator.bytes_down == sum(len(a) for a in aggregator.theta.values()) or scheme == "off"
+    # Six chunks of about 45 kB; in clear, four bytes a value.
+    assert aggregator.bytes_down == 4 * SIZE if scheme == "off" else 20 * SIZE < aggregator.bytes_down < 40 * SIZE + 5e4
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    (p.SPEC, np.array([1, 2])), (p.ROUND, np.zeros(3)), (p.COUNT, [np.ones(2)]), (p.KEY_ID, b"x"),
+    (p.VALUES, {"a": {1}})])
+def test_a_reply_whose_entries_are_no_words_or_numbers_is_refused_and_the_round_goes_on(key, value):
+    aggregator = make("off", min_sites=1)
+    assert "may not travel" in aggregator.accept_model(reply("site-1", scheme="off", **{key: value}))
+    assert not aggregator.accept_model(reply("site-2", scheme="off"))
+    aggregator.aggregate_model()
 
 
 def test_the_cap_binds_and_is_said():

@@ -64,7 +64,8 @@ class InOneProcess(PrivFedTalkController):
         self.site_of = {}
         for name in NAMES:
             yaml = "require_encryption: false\n" + (f"epsilon_max: {budgets[name]}\n" if name in budgets else "")
-            self.site_of[name] = Site(root, yaml=yaml, name=name, encryption=PLAIN, privacy=plain(privacy))
+            self.site_of[name] = Site(root, yaml=yaml, name=name, encryption=PLAIN, privacy=plain(privacy),
+                                      rounds=plain(rounds))
 
     def get_component(self, component_id: str) -> ISFAAggregator:
         return ISFAAggregator(encryption=PLAIN, rounds=self.rounds)

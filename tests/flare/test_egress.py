@@ -26,6 +26,7 @@ from strategies import NUMBER, SECRET, TREES, Array, results, word
 from privfedtalk_flare.encryption import packing
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.books import book
 from privfedtalk_flare.flare.chunks import from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
 from privfedtalk_flare.flare.keys import client_context
@@ -46,7 +47,10 @@ LISTED = {
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FLContext]:
     """A context a task, and a chunk of ciphertext under the site's own key."""
-    return {task: context(tmp_path_factory.mktemp("site"), task=task) for task in p.TASKS}
+    made = {task: context(tmp_path_factory.mktemp("site"), task=task) for task in p.TASKS}
+    for fl_ctx in made.values():
+        book(fl_ctx, HEADER)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,20 @@ def test_what_is_listed_gets_through_as_it_was(sites: dict[str, FLContext], chun
         got = packing.decrypt(from_params(from_shareable(out).data), SIZE,
                               client_context(sites[task], EncryptionSettings()))
         np.testing.assert_allclose(got, 0.001, atol=1e-4)
+
+
+@pytest.mark.parametrize("task", [p.TASK_ADAPTER, p.TASK_BACKBONE])
+@pytest.mark.parametrize("change", [{p.ROUND: 2}, {p.NONCE: "ab13"}])
+def test_what_no_release_in_the_ledger_covers_does_not_leave(
+        sites: dict[str, FLContext], chunks: dict[str, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture,
+        task: str, change: dict[str, Any]) -> None:
+    other = from_shareable(good(task, chunks))
+    other.meta.update(change)
+    for result, fl_ctx in ((other.to_shareable(), sites[task]), (good(task, chunks), context(tmp_path, task=task))):
+        caplog.clear()
+        with pytest.raises(ContentBlockedException):
+            EgressFilter().process(result, fl_ctx)
+        assert "the ledger holds no release for it" in caplog.text
 
 
 @given(tree=TREES)

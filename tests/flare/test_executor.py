@@ -30,6 +30,7 @@ from privfedtalk_flare.settings import (
     DataSettings,
     PrivacySettings,
     ReliabilitySettings,
+    RoundSettings,
     SettingsError,
 )
 
@@ -83,7 +84,7 @@ def site(tmp_path: Path) -> FLContext:
 def with_settings(**changes: object) -> PrivFedTalkExecutor:
     settings = {"data": DataSettings(source="synthetic", people=2, clips=2, seconds=1.0), "training": BRIEF,
                 "adapter": AdapterSettings(), "personalize": BRIEF, "reliability": ReliabilitySettings(),
-                "privacy": PrivacySettings(), "backbone": BackboneSettings()}
+                "privacy": PrivacySettings(), "rounds": RoundSettings(), "backbone": BackboneSettings()}
     return PrivFedTalkExecutor(**{name: plain(value) for name, value in {**settings, **changes}.items()})
 
 
@@ -128,7 +129,7 @@ def test_a_step_that_is_too_long_is_refused_and_the_site_waits_for_its_operator(
     work.execute(p.TASK_ADAPTER, task(**{p.JOB: "other"}), site, Signal())  # opens the work, and no more
     log.took(1.0, 0.01)
     far = np.full(work._work.spec.size, 0.1, np.float32)
-    assert status(work.execute(p.TASK_ADAPTER, task(far, log), site, Signal())) == p.STATUS_STEP_REFUSED
+    assert status(work.execute(p.TASK_ADAPTER, task(far, log, **{p.ROUND: 2}), site, Signal())) == p.STATUS_STEP_REFUSED
     assert status(work.execute(p.TASK_VALIDATE, task(), site, Signal())) == p.STATUS_STOPPED
     assert "clipped and noised updates reach" in (tmp_path / "state" / STOPPED).read_text(encoding="utf-8")
 

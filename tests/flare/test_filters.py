@@ -19,6 +19,7 @@ from nvflare.fuel.utils import fobs
 from privfedtalk_flare.encryption import keys as ckks
 from privfedtalk_flare.encryption import packing, sums
 from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.books import book
 from privfedtalk_flare.flare.chunks import from_params, to_params
 from privfedtalk_flare.flare.filters import (
     DecryptAdapter,
@@ -34,7 +35,7 @@ from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.flare.steps import STOPPED, StepLog
 from privfedtalk_flare.privacy.ledger import Ledger
 from privfedtalk_flare.privacy.opening import LedgerFiles, create
-from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings
+from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, RoundSettings
 
 SIZE = 2500
 HEADER = {p.JOB: "job-1", p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
@@ -65,7 +66,8 @@ class Site:
         privacy, reliability = settings.get("privacy", {}), settings.get("reliability", {})
         encryption = settings.get("encryption", {})
         encrypted = encryption.get("scheme") != "off"
-        self.data = [DecryptAdapter(encryption)] * encrypted + [ReserveRelease(privacy, reliability)]
+        self.data = [DecryptAdapter(encryption)] * encrypted + [ReserveRelease(privacy, reliability,
+                                                                                  settings.get("rounds"))]
         self.result = [PrivacyFilter(privacy, reliability)] + [EncryptUpdate(encryption)] * encrypted
         self.egress = EgressFilter(encryption)
 
@@ -334,7 +336,8 @@ AGREED = {"privacy": plain(PrivacySettings()), "reliability": plain(ReliabilityS
     (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "privacy": plain(PrivacySettings(noise_multiplier=9.0))}},
      "privacy: the server's settings differ from this site's in noise_multiplier"),
     (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "reliability": {}}}, "in alpha, gamma, max_clips"),
-    (p.TASK_ADAPTER, {p.AGREED: {"rounds": {}}}, "'rounds' cannot be compared; the choices are privacy, reliability"),
+    (p.TASK_ADAPTER, {p.AGREED: {"data": {}}}, "'data' cannot be compared; the choices are privacy, reliability"),
+    (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "rounds": plain(RoundSettings(eta=9.0))}}, "rounds: the server's settings"),
     (p.TASK_ADAPTER, {p.MOVED: [1.0]}, "does not say how far theta has moved")])
 def test_a_task_that_does_not_agree_is_declined_before_anything_is_booked(tmp_path, caplog, task, change, said):
     site = Site(tmp_path, task=task)
@@ -439,6 +442,7 @@ def test_a_filter_that_breaks_names_nothing_where_others_read_it(tmp_path, caplo
     site = Site(tmp_path, yaml="corpse: /home/ann/clips\n")
     assert site.receive().meta[p.STATUS] == p.STATUS_FAILED
     assert "unknown setting 'corpse'" in caplog.text
+    book(site.ctx, HEADER)
     with blocked(caplog, "corpse"):
         site.leave(DXO(DataKind.WEIGHTS, data={p.PLAIN: np.zeros(SIZE, np.float32)}, meta={**HEADER, p.VALUES: SIZE}))
     declined = site.data[0].process(make_reply(ReturnCode.OK), site.ctx)  # no DXO at all
@@ -549,9 +553,15 @@ def test_names_that_leave_are_relative_and_plain(tmp_path, name, caplog):
 def test_plain_weights_leave_in_the_backbone_phase_if_the_site_allows_it(tmp_path, caplog):
     weights = DXO(DataKind.WEIGHTS, data={"codec/conv.weight": np.ones((2, 2), np.float32)},
                   meta={**HEADER, p.PHASE: "codec", p.COUNT: 3, p.LOSS: 0.5})
-    assert set(Site(tmp_path, task=p.TASK_BACKBONE).leave(weights).data) == {"codec/conv.weight"}
+
+    def leave(**site):
+        made = Site(tmp_path, task=p.TASK_BACKBONE, **site)
+        book(made.ctx, HEADER)
+        return made.leave(weights).data
+
+    assert set(leave()) == {"codec/conv.weight"}
     with blocked(caplog, "allow_backbone: false"):
-        Site(tmp_path, task=p.TASK_BACKBONE, yaml="allow_backbone: false\n").leave(weights)
+        leave(yaml="allow_backbone: false\n")
     weights.data["x"] = np.array([np.nan])
     with blocked(caplog, "finite named weights"):
-        Site(tmp_path, task=p.TASK_BACKBONE).leave(weights)
+        leave()

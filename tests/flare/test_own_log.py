@@ -58,7 +58,7 @@ def test_a_failed_task_names_its_clips_below_error_and_never_in_the_reply(
         tmp_path: Path, corpus: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = context(tmp_path, task=p.TASK_VALIDATE, yaml=f"corpus: {corpus}\n")
     executor = PrivFedTalkExecutor(data={"held_out": 5}, adapter={}, training={}, personalize={}, reliability={},
-                                   privacy={}, backbone={})
+                                   privacy={}, rounds={}, backbone={})
     caplog.set_level(logging.DEBUG)
     task = DXO(DataKind.WEIGHTS, data={}, meta={**HEADER, p.ZERO: True}).to_shareable()
     reply = EgressFilter().process(executor.execute(p.TASK_VALIDATE, task, site, Signal()), site)

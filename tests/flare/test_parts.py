@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,8 @@ from privfedtalk_flare.training.place import SitePlace
 
 EXECUTOR = {"data": plain(DataSettings()), "adapter": plain(AdapterSettings()), "training": plain(TrainingSettings()),
             "personalize": plain(TrainingSettings()), "reliability": plain(ReliabilitySettings()),
-            "privacy": plain(PrivacySettings()), "backbone": plain(BackboneSettings())}
+            "privacy": plain(PrivacySettings()), "rounds": plain(RoundSettings()),
+            "backbone": plain(BackboneSettings())}
 CONTROLLER = {"rounds": plain(RoundSettings()), "reliability": plain(ReliabilitySettings()),
               "privacy": plain(PrivacySettings()), "backbone": plain(BackboneSettings())}
 
@@ -160,6 +163,7 @@ def test_a_sum_with_other_settings_than_the_controllers_is_refused(
 # Steps
 
 SIZE, STEPS = 400, PrivacySettings(noise_multiplier=1.0, clip_norm=0.1)
+TWENTY = RoundSettings(rounds=20)
 
 
 def at(folder: Path) -> SitePlace:
@@ -167,11 +171,21 @@ def at(folder: Path) -> SitePlace:
 
 
 def seen(folder: Path, theta: np.ndarray, log: StepLog, nonce: str, privacy: PrivacySettings = STEPS) -> float | None:
-    """A broadcast of theta as a site at `folder` takes it."""
-    meta = {p.NONCE: nonce, p.ROUND: 1, **log.told()}
+    """A broadcast of theta, one round after each step, as a site at `folder` takes it."""
+    meta = {p.NONCE: nonce, p.ROUND: 1 + log.steps, **log.told()}
     log.carried.append(nonce)
-    check(theta, meta, at(folder), privacy)
+    check(theta, meta, at(folder), privacy, TWENTY)
     return follow(theta, meta, at(folder), privacy)
+
+
+class Log(StepLog):
+    """A server's step log that counts its steps."""
+
+    steps = 0
+
+    def took(self, eta: float, noise: float) -> None:
+        super().took(eta, noise)
+        self.steps += 1
 
 
 def noisy(log: StepLog, theta: np.ndarray, eta: float = 1.0, std: float = 0.02, signal: float = 0.0) -> np.ndarray:
@@ -181,7 +195,7 @@ def noisy(log: StepLog, theta: np.ndarray, eta: float = 1.0, std: float = 0.02, 
 
 
 def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> None:
-    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    log, theta = Log(), np.zeros(SIZE, np.float32)
     assert seen(tmp_path, theta, log, "a") is None
     log.took(1.0, 0.01)
     theta = theta + np.float32(0.011)
@@ -192,12 +206,12 @@ def test_snr_needs_the_step_before_and_survives_a_restart(tmp_path: Path) -> Non
 
 
 def test_honest_steps_pass_the_norm_check_also_after_missed_rounds_and_when_one_is_taken_back(tmp_path: Path) -> None:
-    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    log, theta = Log(), np.zeros(SIZE, np.float32)
     for number in range(6):
         if number not in (2, 3):  # a site that was away, and a new one, see theta only now
             seen(tmp_path, theta, log, str(number))
         seen(tmp_path / f"new-{number}", theta, log, str(number))
-        before, was = theta, StepLog(**vars(log))
+        before, was = theta, copy.copy(log)
         theta = noisy(log, theta, eta=0.5, signal=0.1 / math.sqrt(SIZE))
     seen(tmp_path, theta, log, "last")
     seen(tmp_path, before, was, "back")
@@ -208,7 +222,7 @@ def test_honest_steps_pass_the_norm_check_also_after_missed_rounds_and_when_one_
     lambda theta: theta * 3, lambda theta: theta + 0.04, lambda theta: theta + 0.7 * (np.arange(SIZE) == 7),
     lambda theta: theta + 8.0])
 def test_a_step_longer_than_clipped_updates_make_stops_the_site(tmp_path: Path, change: object) -> None:
-    log, theta = StepLog(), np.zeros(SIZE, np.float32)
+    log, theta = Log(), np.zeros(SIZE, np.float32)
     seen(tmp_path, theta, log, "a")
     theta = noisy(log, theta)
     with pytest.raises(StepRefused, match=r"clipped and noised updates reach 0\.6"):
@@ -223,30 +237,42 @@ def test_a_step_longer_than_clipped_updates_make_stops_the_site(tmp_path: Path, 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_theta_that_is_not_finite_stops_the_site(tmp_path: Path, value: float) -> None:
     with pytest.raises(StepRefused, match="not finite"):
-        seen(tmp_path, np.full(SIZE, value, np.float32), StepLog(), "a")
+        seen(tmp_path, np.full(SIZE, value, np.float32), Log(), "a")
 
 
 def test_the_server_cannot_widen_the_norm_check_beyond_the_sites_own_noise(tmp_path: Path) -> None:
-    log = StepLog()
+    log = Log()
     log.took(1.0, 50.0)
     with pytest.raises(StepRefused, match=r"reach 2\.7"):  # C (1 + sigma (sqrt(400) + 6))
         seen(tmp_path, np.full(SIZE, 0.2, np.float32), log, "a")
     with pytest.raises(HeaderError, match="does not say how far"):
-        check(np.zeros(SIZE, np.float32), {p.NONCE: "a"}, at(tmp_path), STEPS)
+        check(np.zeros(SIZE, np.float32), {p.NONCE: "a"}, at(tmp_path), STEPS, TWENTY)
+
+
+@pytest.mark.parametrize(("meta", "error", "said"), [
+    ({p.MOVED: [1e6, 1e9]}, StepRefused, r"moved by 1e\+06 of eta since round 1; 1 rounds .* make 1 at most"),
+    ({p.MOVED: [3.0, 0.01], p.ROUND: 3}, StepRefused, "2 rounds at this site's rounds.eta 1 make 2 at most"),
+    ({p.MOVED: [90.0, 0.01], p.ROUND: 91}, HeaderError, "header round: 91, but this site's rounds.rounds is 20"),
+    ({p.MOVED: [90.0, 0.01], p.ROUND: -91}, HeaderError, "header round: -91")])
+def test_the_server_cannot_widen_the_norm_check_by_a_step_or_rounds_that_the_job_has_not(
+        tmp_path: Path, meta: dict[str, object], error: type[Exception], said: str) -> None:
+    told = {p.NONCE: "a", p.ROUND: 2, **meta}
+    with pytest.raises(error, match=said):
+        check(np.full(SIZE, 0.2, np.float32), told, at(tmp_path), STEPS, TWENTY)
 
 
 def test_a_theta_that_is_said_to_be_zero_is_checked_as_well(tmp_path: Path) -> None:
-    log, zero = StepLog(), np.zeros(SIZE, np.float32)
-    check(None, log.told(), at(tmp_path), STEPS)
+    log, zero = Log(), np.zeros(SIZE, np.float32)
+    check(None, {p.ROUND: 1, **log.told()}, at(tmp_path), STEPS, TWENTY)
     seen(tmp_path, zero, log, "a")
     seen(tmp_path, noisy(log, zero), log, "b")
-    check(None, StepLog().told(), at(tmp_path), STEPS)  # the step was taken back
+    check(None, {p.ROUND: 2, **StepLog().told()}, at(tmp_path), STEPS, TWENTY)  # the step was taken back
     with pytest.raises(StepRefused):
-        check(None, log.told(), at(tmp_path), STEPS)
+        check(None, {p.ROUND: 2, **log.told()}, at(tmp_path), STEPS, TWENTY)
 
 
 def test_without_noise_there_is_no_bound(tmp_path: Path) -> None:
-    off, log = PrivacySettings(mechanism="off"), StepLog()
+    off, log = PrivacySettings(mechanism="off"), Log()
     assert seen(tmp_path, np.full(SIZE, 9.0, np.float32), log, "a", off) is None
 
 
@@ -340,12 +366,17 @@ def test_epsilon_is_told_by_who_looks_with_what_it_does_not_cover() -> None:
     assert round_line(entry, 3, metadata, 0.5) == (
         "round 1/3  site-1 weight 0.50 score 0.75 (share cap)  site-2 weight 0.20  epsilon 6.10 (receivers, server "
         "with a site), 3.00 (server) given public metadata  3 s")
-    words = round_words(entry, 4, metadata, ("adapter", "validate"))
+    words = round_words(entry, 4, 90_112, PrivacySettings(), metadata, ("adapter", "validate"))
     assert words.startswith("epsilon 6.10 for 4 people: the noise is 100 times the signal")
     assert "clip count are published and lie outside this promise" in words and "Metrics leave a site" in words
-    assert "published" not in round_words(entry, 4, ReliabilitySettings(mode="sealed"), ("adapter",))
+    assert "published" not in round_words(entry, 4, 90_112, PrivacySettings(), ReliabilitySettings(mode="sealed"),
+                                          ("adapter",))
+    noised = round_words(entry, 4, 90_112, PrivacySettings(), ReliabilitySettings(release="noised"), ("adapter",))
+    assert "clip count is published" in noised and "score" not in noised
+    unknown = round_words(replace(entry, snr=None), 4, 90_112, PrivacySettings(), metadata, ("adapter",))
+    assert unknown.startswith("epsilon 6.10 for 4 people: the noise is 106 times the signal")  # 4 / sqrt(2 D) at most
     open_round = Round(1, {"receivers": "unbounded"}, None, None, {}, {})
-    assert round_words(open_round, 4, metadata, ("adapter",)).startswith("No epsilon is promised")
+    assert round_words(open_round, 4, 1, PrivacySettings(), metadata, ("adapter",)).startswith("No epsilon is promised")
 
 
 # Sections
@@ -379,6 +410,15 @@ def test_replies_are_averaged_by_count_and_bad_ones_refused() -> None:
     assert loss == pytest.approx(3.0)
     assert set(refused) == {"c", "d", "e", "f"}
     assert "not finite" in refused["c"] and "at least 1" in refused["d"] and "other tensors" in refused["e"]
+
+
+@pytest.mark.parametrize("odd", ["a", "b", "c"])
+def test_the_tensors_are_what_most_sites_sent_whoever_comes_first(odd: str) -> None:
+    refused: dict[str, str] = {}
+    replies = [reply(site, 1.0, 1, "other" if site == odd else "w") for site in ("a", "b", "c")]
+    assert set(average_replies(replies, 2, refused.__setitem__)[0]) == {"w"} and set(refused) == {odd}
+    with pytest.raises(AveragingError, match="no version has a majority"):
+        average_replies([reply("a", 1.0, 1), reply("b", 1.0, 1, "other")], 2, refused.__setitem__)
 
 
 def test_too_few_good_replies_end_the_phase() -> None:

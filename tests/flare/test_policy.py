@@ -118,7 +118,7 @@ class Job:
 
     def _ours(self, privacy: dict[str, Any]) -> PrivFedTalkExecutor:
         made = PrivFedTalkExecutor(data={}, adapter={}, training={}, personalize={}, reliability={}, privacy=privacy,
-                                   backbone={})
+                                   rounds={}, backbone={})
         made._work, made._place = self.work, place_of(self.ctx)
         return made
 
@@ -217,11 +217,20 @@ def test_backbone_weights_leave_only_where_the_rules_say_so(tmp_path: Path, capl
             meta = {**HEADER, p.PHASE: "codec", p.COUNT: 1, p.LOSS: 0.5}
             return DXO(DataKind.WEIGHTS, data={"codec/w": np.ones(3, np.float32)}, meta=meta).to_shareable()
 
-    for rules, held in ((None, True), ({"require_dp": False}, False)):
-        job = Job(tmp_path / str(held), task=p.TASK_BACKBONE, executor=Backbone(), rules=rules)
-        job.data, job.result = [], [EgressFilter({})]
+    allowed = {"require_dp": False}
+    for rules, booked, held in ((None, True, True), (allowed, True, False), (allowed, False, True)):
+        job = Job(tmp_path / f"{bool(rules)}{booked}", task=p.TASK_BACKBONE, executor=Backbone(), rules=rules)
+        job.data, job.result = job.data[1:] if booked else [], [EgressFilter({})]
         assert refused(job.run()) is held
     assert "backbone weights carry no guarantee" in caplog.text
+    assert "the ledger holds no release for it" in caplog.text  # else the next job would tell too small an epsilon
+
+
+def test_a_site_that_requires_no_encryption_lets_a_plain_update_leave_and_not_after_it_was_charged_for_nothing(
+        tmp_path: Path) -> None:
+    job = Job(tmp_path, yaml="require_encryption: false\n")
+    job.data, job.result = job.data[1:], [job.result[0], EgressFilter({"scheme": "off"})]
+    assert set(from_shareable(job.run()).data) == {p.PLAIN}
 
 
 def test_without_require_dp_a_round_without_noise_leaves_encrypted_only(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
-"""Loaded into every process of a run as `sitecustomize`: appends all bytes written to sockets to a file a process."""
+"""Loaded into every process of a run as `sitecustomize`: appends all bytes written to sockets to a file a process,
+`<client or server>-<pid>`."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 if os.environ.get("WIRETAP"):
-    _file = (Path(os.environ["WIRETAP"]) / str(os.getpid())).open("ab", buffering=0)
+    _words = sys.orig_argv
+    _who = _words[_words.index("--client") + 1] if "--client" in _words else "server"
+    _file = (Path(os.environ["WIRETAP"]) / f"{_who}-{os.getpid()}").open("ab", buffering=0)
 
     def _recorded(name: str) -> Any:
         original = getattr(socket.socket, name)

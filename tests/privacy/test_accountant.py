@@ -3,6 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opacus.accountants import RDPAccountant
 from scipy.stats import norm
 
 from privfedtalk_flare.privacy import accountant
@@ -21,7 +22,17 @@ def test_golden_epsilon():
 
 
 def test_renyi_orders_give_a_looser_bound():
-    assert accountant.epsilon_by_renyi_orders(4.0, 20, DELTA) == pytest.approx(5.38, abs=0.005)
+    accountant = RDPAccountant()
+    accountant.history = [(4.0, 1.0, 20)]
+    assert accountant.get_epsilon(DELTA) == pytest.approx(5.38, abs=0.005)
+
+
+def test_what_is_published_stands_beside_epsilon():
+    words = {score: run(Release(1.0, score, 4.0 if score == "noised" else None))["receivers"].words
+             for score in ("coarse", "noised", "sealed", "none")}
+    assert "score" in words["coarse"] and "clip count" in words["coarse"]
+    assert "clip count" in words["noised"] and "score" not in words["noised"]
+    assert words["sealed"] == words["none"] == ""
 
 
 def test_dp_accounting_agrees():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from privfedtalk_flare.data.cache import CachedClip, cache_clip, draw_windows
 from privfedtalk_flare.data.clips import Clip
 from privfedtalk_flare.data.synthetic import Person, render_clip
 from privfedtalk_flare.evaluation.identity import build_embedder, embed
@@ -14,6 +13,7 @@ from privfedtalk_flare.generator.adapters import SharedAdapter
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
 from privfedtalk_flare.training.backbone import train_codec, train_identity
+from privfedtalk_flare.training.cache import CachedClip, cache_clip, draw_windows
 from privfedtalk_flare.training.trainer import Schedule, fit, train_denoiser
 
 QUICK = TrainingSettings(steps=3, batch=2, learning_rate=1e-3)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from diffusers import AutoencoderTiny
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -17,9 +17,7 @@ from privfedtalk_flare.data.features import FEATURES, frame_windows, log_mel
 from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.data.windows import sample_window
 from privfedtalk_flare.files import replaced
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderTiny
+from privfedtalk_flare.generator.codec import encode, mask_pictures, to_tensor
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,6 @@ def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Pa
 
 
 def _encode(clip: Clip, codec: AutoencoderTiny) -> dict[str, torch.Tensor]:
-    from privfedtalk_flare.generator.codec import encode, mask_pictures, to_tensor
-
     pictures = to_tensor(clip.frames)
     return {"latents": encode(codec, pictures).half().contiguous().cpu(),
             "masked": encode(codec, mask_pictures(pictures)).half().contiguous().cpu(),
