@@ -57,7 +57,7 @@ class PrivFedTalkRecipe(Recipe):
                  custom: Path | None = None) -> None:
         self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
         self.training = training or TrainingSettings()
-        self.personalize = personalize or TrainingSettings(steps=60)
+        self.personalize = personalize or TrainingSettings(steps=60, learning_rate=1e-3)
         self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
         self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
         self.backbone = backbone or BackboneSettings()
