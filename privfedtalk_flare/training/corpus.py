@@ -100,7 +100,8 @@ def _render(data: DataSettings, place: SitePlace, size: int) -> Sequence[ClipFil
 
     first = int(hashlib.sha256(place.site.encode()).hexdigest()[:8], 16) * 1000
     people = [Person.draw(data.seed, first + i, data.accent) for i in range(data.people)]
-    look = hashlib.sha256(render_clip(people[0], 0, 0.4, size).frames.tobytes()).hexdigest()[:8]
+    start = render_clip(people[0], 0, 2.0, size)  # shorter ones can be all pause, which shows no accent
+    look = hashlib.sha256(start.frames.tobytes() + start.audio.tobytes()).hexdigest()[:8]
     made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-{look}"
     folder = place.state / "synthetic" / made
     write_corpus(folder, people, data.clips, data.seconds, size)
