@@ -24,15 +24,15 @@ from privfedtalk_flare.federation.isfa import isfa_weights
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import epsilon_of
 from privfedtalk_flare.privacy.step import check_step
-from privfedtalk_flare.settings import ReliabilitySettings, parse
+from privfedtalk_flare.settings import CLAIMS, ReliabilitySettings, parse
 
 _VALUES = 90_112
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the attacks found: `liar` and `spread` with `named` only in `metadata` mode, the latter for `coarse` scores
-    of at least two sites and rounds; `hidden`: the largest update below the norm check, in multiples of C."""
+    """What the attacks found: `liar` where weights are made of what sites say, `spread` with `named` for `coarse`
+    scores of at least two sites and rounds; `hidden`: the largest update below the norm check, in multiples of C."""
 
     canaries: Audit
     sites: int
@@ -74,7 +74,7 @@ def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
     settings = settings or Canaries(rounds=len(summary.rounds))
     found = audit(partial(_release, sigma, clip_norm), float(promised), last.delta, epsilon_of, settings)
     hidden = _hidden(sigma, clip_norm, sites, summary.values or _VALUES)
-    if told.get("mode") != "metadata":
+    if told.get("mode") not in CLAIMS:
         return Report(found, sites, hidden)
     liar = _liar(last.sites, float(told.get("gamma", 1.0)))
     table = [[entry.sites[name]["score"] for entry in summary.rounds if "score" in entry.sites.get(name, {})]

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from privfedtalk_flare.encryption.keys import check_ckks
 from privfedtalk_flare.settings import (
+    CLAIMS,
     COMPONENTS,
     PHASES,
     AdapterSettings,
@@ -49,9 +50,10 @@ def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, pr
         raise SettingsError("adapter.train 'both' does not go with privacy.mechanism 'gaussian': the product of two "
                             "noisy factors is no Gaussian release; use adapter.train 'b', or privacy.mechanism 'off'")
     if privacy.noise == "distributed":
-        if reliability.mode == "metadata":
-            raise SettingsError("privacy.noise 'distributed' does not go with reliability.mode 'metadata': unequal "
-                                "weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise 'local'")
+        if reliability.mode in CLAIMS:
+            raise SettingsError(f"privacy.noise 'distributed' does not go with reliability.mode {reliability.mode!r}: "
+                                "unequal weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise "
+                                "'local'")
         raise SettingsError(f"privacy.noise 'distributed' with reliability.mode {reliability.mode!r} needs a poll of "
                             "the honest sites before training, which this version does not hold; use 'local'")
 
@@ -110,6 +112,9 @@ def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings) -> lis
         people = math.ceil(10 * privacy.score_noise_multiplier)
         warnings.append(f"reliability.release 'noised' drowns the score at sites with fewer than about {people} people "
                         "(10 sigma_s); reliability.mode 'sealed' costs no budget")
+    if reliability.mode == "metadata" and reliability.gamma == 0:
+        warnings.append("reliability.gamma 0 with reliability.mode 'metadata' publishes a score that weighs nothing; "
+                        "reliability.mode 'counts' has the same weights and publishes none")
     if reliability.mode == "sealed" and reliability.gamma > MAX_SEALED_GAMMA:
         warnings.append(f"reliability.gamma {reliability.gamma:g} with reliability.mode 'sealed' shrinks the signal to "
                         f"almost nothing; keep it at or below {MAX_SEALED_GAMMA:g}")

@@ -67,14 +67,23 @@ class TrainingSettings:
     audio_dropout: float = setting(0.1, "share of windows trained without audio", low=0.0, high=1.0)
 
 
+MODES = ("metadata", "counts", "sealed", "uniform")
+"""How sites are weighed: by public score and clip count; by public clip count alone (FedAvg); each person's update by
+score and count at the site, before the noise; not at all."""
+CLAIMS = ("metadata", "counts")
+"""The modes whose weights the server makes of what sites say."""
+SCORED = ("metadata", "sealed")
+"""The modes that need a score of each person."""
+
+
 @dataclass(frozen=True)
 class ReliabilitySettings:
     """How sites are weighed (Identity-Stable Federated Aggregation)."""
 
-    mode: str = setting("metadata", "how the score reaches the weights", choices=("metadata", "sealed", "uniform"))
+    mode: str = setting("metadata", "what the weights are made of, and who makes them", choices=MODES)
     release: str = setting("coarse", "metadata only: rounded to 1/16, or with accounted noise",
                            choices=("coarse", "noised"))
-    gamma: float = setting(1.0, "how strongly the score weighs", low=0.0, high=10.0)
+    gamma: float = setting(1.0, "metadata and sealed: how strongly the score weighs", low=0.0, high=10.0)
     alpha: float = setting(0.5, "share of identity consistency in the score", low=0.0, high=1.0)
     tau: float = setting(4.0, "flicker, in grey levels of 0..255, at which stability falls to 1/e", low=1e-3)
     max_clips: int = setting(64, "n_max: most training clips that count, of a site (sealed: of a person)", low=1)

@@ -78,4 +78,5 @@ def test_other_parameters_widen_the_range():
 
 def test_warnings():
     assert any("sealed' costs no budget" in w for w in check(reliability={"release": "noised"}))
+    assert any("'counts' has the same weights" in w for w in check(reliability={"gamma": 0.0}))
     assert any("gamma 5" in w for w in check(reliability={"mode": "sealed", "gamma": 5.0}))

@@ -31,11 +31,16 @@ def check_scalars(score: object, count: object, *, max_clips: int, where: str = 
     if float(score) * SCORE_STEPS != int(float(score) * SCORE_STEPS):
         raise ScalarError(f"{where}: score {score!r} is not a multiple of 1/{SCORE_STEPS}; "
                           "it must be rounded on the site")
+    return float(score), check_count(count, max_clips=max_clips, where=where)
+
+
+def check_count(count: object, *, max_clips: int, where: str = "reply") -> int:
+    """The count of a `metadata` or `counts` reply, or `ScalarError`."""
     if isinstance(count, bool) or not isinstance(count, Integral):
         raise ScalarError(f"{where}: count {count!r} is not an integer; it must lie in [1, {max_clips}]")
     if not 1 <= count <= max_clips:
         raise ScalarError(f"{where}: count {count!r} is out of range; it must lie in [1, {max_clips}] (n_max)")
-    return float(score), int(count)
+    return int(count)
 
 
 def coarse(score: float) -> float:

@@ -16,12 +16,19 @@ from privfedtalk_flare.encryption.keys import KeyFault
 from privfedtalk_flare.encryption.packing import CiphertextError, held_values
 from privfedtalk_flare.encryption.sums import check_upload, weighted_sum
 from privfedtalk_flare.federation.averaging import AveragingError
-from privfedtalk_flare.federation.isfa import ScalarError, check_scalars, isfa_weights, share_cap, uniform
+from privfedtalk_flare.federation.isfa import (
+    ScalarError,
+    check_count,
+    check_scalars,
+    isfa_weights,
+    share_cap,
+    uniform,
+)
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
 from privfedtalk_flare.flare.scalars import MOST, misshapen, whole
-from privfedtalk_flare.settings import EncryptionSettings, ReliabilitySettings, RoundSettings, parse
+from privfedtalk_flare.settings import CLAIMS, EncryptionSettings, ReliabilitySettings, RoundSettings, parse
 
 if TYPE_CHECKING:
     import tenseal
@@ -153,11 +160,13 @@ class ISFAAggregator(ModelAggregator):
         return _Reply(payload, (*shared, size), identities, score, count, sent)
 
     def _scalars(self, meta: Mapping[str, Any]) -> tuple[float | None, int | None]:
-        if self._reliability.mode == "metadata":
-            return check_scalars(meta.get(p.SCORE), meta.get(p.COUNT), max_clips=self._reliability.max_clips)
-        if p.SCORE in meta or p.COUNT in meta:
-            raise _Refused(f"a score or a count must not travel in reliability mode {self._reliability.mode!r}")
-        return None, None
+        mode, most = self._reliability.mode, self._reliability.max_clips
+        if mode == "metadata":
+            return check_scalars(meta.get(p.SCORE), meta.get(p.COUNT), max_clips=most)
+        if p.SCORE in meta or (p.COUNT in meta and mode not in CLAIMS):
+            raise _Refused(f"a score or a count must not travel in reliability mode {mode!r}"
+                           if mode not in CLAIMS else f"a score must not travel in reliability mode {mode!r}")
+        return None, check_count(meta.get(p.COUNT), max_clips=most) if mode in CLAIMS else None
 
     def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes] | np.ndarray, int]:
         """The update, checked, and D: the one this run has settled on, else the one that the reply says or shows."""
@@ -203,12 +212,13 @@ class ISFAAggregator(ModelAggregator):
         return dict(sorted(replies.items()))
 
     def _weights(self, replies: Mapping[str, _Reply]) -> dict[str, float]:
-        """w_k of this round, sum 1. In `sealed` the sites have weighed already: the public constant c = 1/K."""
+        """w_k of this round, sum 1. In `sealed` the sites have weighed already: the public constant c = 1/K; in
+        `counts` no score travels, and all weigh as if they had the same."""
         settings = self._reliability
-        self.cap = share_cap(len(replies), settings.max_share) if settings.mode == "metadata" else None
-        if settings.mode != "metadata":
+        self.cap = share_cap(len(replies), settings.max_share) if settings.mode in CLAIMS else None
+        if settings.mode not in CLAIMS:
             return uniform(replies)
-        return isfa_weights({site: r.score for site, r in replies.items()},
+        return isfa_weights({site: r.score or 0.0 for site, r in replies.items()},
                             {site: r.count for site, r in replies.items()}, gamma=settings.gamma,
                             max_clips=settings.max_clips, max_share=settings.max_share)
 

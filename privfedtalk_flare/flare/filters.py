@@ -37,7 +37,14 @@ from privfedtalk_flare.flare.steps import CHECKED, check, check_header, refuse_i
 from privfedtalk_flare.privacy import mechanism
 from privfedtalk_flare.privacy.accountant import Release, View
 from privfedtalk_flare.privacy.ledger import Entry, Head
-from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, RoundSettings, parse
+from privfedtalk_flare.settings import (
+    CLAIMS,
+    EncryptionSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    parse,
+)
 
 __all__ = ["DecryptAdapter", "EgressFilter", "EncryptUpdate", "PrivacyFilter", "ReserveRelease", "raw_reply",
            "status_reply"]
@@ -124,7 +131,8 @@ class PrivacyFilter(ResultFilter):
     """Result of an adapter task: raw updates -> {"plain": u (D,) float32}, clipped, averaged and noised.
 
     Refuses a result for which `ReserveRelease` has booked no release in this very task. With mechanism `off` it
-    averages only. Adds identities, epsilon and ledger head to the reply; score and count in mode `metadata` only.
+    averages only. Adds identities, epsilon and ledger head to the reply; the count in modes `metadata` and `counts`,
+    the score in `metadata` only.
     """
 
     def __init__(self, privacy: Mapping[str, Any] | None = None, reliability: Mapping[str, Any] | None = None) -> None:
@@ -158,10 +166,11 @@ class PrivacyFilter(ResultFilter):
             update = mechanism.average(vectors, weights, identities=m).astype(np.float32)
         meta = {**dxo.meta, p.IDENTITIES: m, p.EPSILON: {name: v.value for name, v in reservation.views.items()},
                 p.LEDGER: asdict(reservation.head)}
+        if settings.mode in CLAIMS:
+            meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
         if settings.mode == "metadata":
             meta[p.SCORE] = mechanism.release_score(scores, release=wanted.score,
                                                     noise_multiplier=wanted.score_noise_multiplier)
-            meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
             if self._privacy.mechanism == "off":
                 tracking.send(self, fl_ctx, {"score": meta[p.SCORE]}, int(meta.get(p.ROUND) or 0), tracking.RELEASED)
         return DXO(DataKind.WEIGHTS, data={p.PLAIN: update}, meta=meta).to_shareable()
@@ -223,6 +232,7 @@ def _release(privacy: PrivacySettings, reliability: ReliabilitySettings, phase: 
     if phase != p.TASK_ADAPTER:
         return Release(None)
     private = privacy.mechanism == "gaussian"
-    score = {"metadata": reliability.release, "sealed": "sealed", "uniform": "none"}[reliability.mode]
+    score = {"metadata": reliability.release, "counts": "counts", "sealed": "sealed",
+             "uniform": "none"}[reliability.mode]
     return Release(privacy.noise_multiplier if private else None, score,
                    privacy.score_noise_multiplier if score == "noised" else None)

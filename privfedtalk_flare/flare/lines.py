@@ -10,7 +10,7 @@ from typing import Any
 from privfedtalk_flare.evaluation.summary import Round
 from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
 from privfedtalk_flare.privacy.words import handful_words, snr_bound
-from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings, RoundSettings
+from privfedtalk_flare.settings import CLAIMS, SCORED, PrivacySettings, ReliabilitySettings, RoundSettings
 
 say = logging.getLogger("privfedtalk_flare.run").info
 """Prints one line of progress: a logger of its own, so that a console can show these and warnings alone."""
@@ -25,7 +25,7 @@ def start_line(sites: list[str], rounds: RoundSettings, reliability: Reliability
     if "adapter" not in rounds.phases:
         return text
     text += f"; {rounds.rounds} rounds, eta {rounds.eta:g}, weights {reliability.mode}"
-    if reliability.mode != "uniform":
+    if reliability.mode in SCORED:
         text += f" (gamma {reliability.gamma:g})"
     if privacy.mechanism == "off":
         return f"{text}; no differential privacy"
@@ -54,7 +54,7 @@ def round_line(entry: Round, total: int, reliability: ReliabilitySettings, cap: 
         if cap is not None and told.get("weight", 0.0) >= cap * (1 - 1e-9):
             known.append("(share cap)")
         parts.append(" ".join([site, *known]) if known else f"{site} (sealed)")
-    if cap is None and reliability.mode == "metadata":
+    if cap is None and reliability.mode in CLAIMS:
         parts.append("no share cap")
     parts.append(epsilon_text(entry.epsilon, reliability))
     parts.append(f"{entry.seconds['wall']:.0f} s")
@@ -70,7 +70,7 @@ def epsilon_text(epsilon: Mapping[str, Any], reliability: ReliabilitySettings) -
     if not seen:
         return "epsilon not stated"
     stated = "epsilon " + ", ".join(f"{number} ({', '.join(names)})" for number, names in seen.items())
-    return stated + (" given public metadata" if reliability.mode == "metadata" else "")
+    return stated + (" given public metadata" if reliability.mode in CLAIMS else "")
 
 
 def round_words(entry: Round, people: int, values: int, privacy: PrivacySettings, reliability: ReliabilitySettings,
@@ -85,8 +85,9 @@ def round_words(entry: Round, people: int, values: int, privacy: PrivacySettings
     if snr is None:  # not told yet: the most that it can be
         snr = snr_bound(people, privacy.noise_multiplier, max(1, len(entry.sites)), values)
     texts = [handful_words(people, snr, epsilon)]
-    if reliability.mode == "metadata":
-        texts.append(f"It is {PUBLIC_METADATA if reliability.release == 'coarse' else PUBLIC_COUNTS}.")
+    if reliability.mode in CLAIMS:
+        scored = reliability.mode == "metadata" and reliability.release == "coarse"
+        texts.append(f"It is {PUBLIC_METADATA if scored else PUBLIC_COUNTS}.")
     if "validate" in phases or "personalize" in phases:
         texts.append("Metrics leave a site as means over people, without noise, and lie outside it too.")
     return " ".join(texts)

@@ -143,9 +143,10 @@ VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
     "backbone": lambda: PrivFedTalkRecipe(
         "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
         rounds=RoundSettings(phases=("backbone",))),
-    "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(gamma=0.0)),
+    "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(mode="counts")),
     "fedprox": lambda: PrivFedTalkRecipe(
-        "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1), reliability=ReliabilitySettings(gamma=0.0)),
+        "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1),
+        reliability=ReliabilitySettings(mode="counts")),
 }
 """The jobs under `jobs/`. Their sites render synthetic people; a study leaves out `data` and uses its own clips."""
 

@@ -16,6 +16,7 @@ from scipy.special import log_ndtr
 
 VIEWS = ("receivers", "server", "server_and_site")
 UNBOUNDED = "unbounded"
+SCORES = ("coarse", "noised", "counts", "sealed", "none")
 PUBLIC_METADATA = ("given the public metadata: each round's score (rounded to 1/16, at most about 4 bits) and clip "
                    "count are published and lie outside this promise")
 
@@ -31,7 +32,8 @@ class Release:
     """What one round published about each identity of a site.
 
     `noise_multiplier` (sigma) None: no noise, nothing is promised. `score` says how the score travelled: `coarse`,
-    `noised` (with `score_noise_multiplier`, sigma_s), `sealed` (inside the update) or `none`.
+    `noised` (with `score_noise_multiplier`, sigma_s), `sealed` (inside the update), not at all but beside a public
+    clip count (`counts`), or `none`.
     """
 
     noise_multiplier: float | None
@@ -39,8 +41,8 @@ class Release:
     score_noise_multiplier: float | None = None
 
     def __post_init__(self) -> None:
-        if self.score not in ("coarse", "noised", "sealed", "none"):
-            raise AccountError(f"score {self.score!r} is unknown; the choices are coarse, noised, sealed, none")
+        if self.score not in SCORES:
+            raise AccountError(f"score {self.score!r} is unknown; the choices are {', '.join(SCORES)}")
         for name in ("noise_multiplier", "score_noise_multiplier"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -113,7 +115,7 @@ def views(releases: Sequence[Release], delta: float, *, encrypted: bool = True,
     words = []
     if any(r.score == "coarse" for r in releases):
         words.append(PUBLIC_METADATA)
-    elif any(r.score == "noised" for r in releases):
+    elif any(r.score in ("noised", "counts") for r in releases):
         words.append(PUBLIC_COUNTS)
     if any(r.noise_multiplier is None for r in releases):
         bare = sum(r.noise_multiplier is None for r in releases)

@@ -93,13 +93,12 @@ class Ledger:
         """Whether a crash left part of a line at the end, which the next booking charges."""
         return self._reading.torn
 
-    def reserve(self, entry: Entry, *budgets: Budget, echo: Head | None = None, **view: bool) -> dict[str, View]:
+    def reserve(self, entry: Entry, *budgets: Budget, echo: Head | None = None) -> dict[str, View]:
         """Books `entry` and returns epsilon by view with it included. Called before training; what fails later stays
         spent. Check and write happen under one file lock; ledger and anchor are on disk (fsync) when this returns.
 
         Each of `budgets` bounds the largest view over all lines; above one nothing is written and `BudgetExceeded` is
         raised. `echo` is where the server last saw this ledger; `LedgerError` where the ledger is not there or beyond.
-        `view` goes to `accountant.views`.
 
         A line that a crash tore is charged as one more release like `entry`. Nothing was released under it: training
         begins after line and anchor are on disk, and a line torn later is behind the anchor.
@@ -113,18 +112,18 @@ class Ledger:
                 new.insert(0, replace(entry, job=TORN, nonce=""))
             after = [*self._entries, *new]
             for budget in budgets:
-                _check(budget, self._views(after, budget.delta, **view))
-            told = self._views(after, entry.delta, **view)
+                _check(budget, self._views(after, budget.delta))
+            told = self._views(after, entry.delta)
             self._append(new)
             return told
 
-    def epsilon(self, delta: float, *, job: str | None = None, **view: bool) -> dict[str, View]:
+    def epsilon(self, delta: float, *, job: str | None = None) -> dict[str, View]:
         """Epsilon so far by view over all lines, or over those of one job."""
-        return self._views([e for e in self._entries if job in (None, e.job)], delta, **view)
+        return self._views([e for e in self._entries if job in (None, e.job)], delta)
 
-    def views_so_far(self, delta: float, **view: bool) -> list[dict[str, View]]:
+    def views_so_far(self, delta: float) -> list[dict[str, View]]:
         """Epsilon by view after each line, of all lines up to it."""
-        return [self._views(self._entries[:number], delta, **view) for number in range(1, len(self._entries) + 1)]
+        return [self._views(self._entries[:number], delta) for number in range(1, len(self._entries) + 1)]
 
     def _open(self) -> None:
         self._key = read_key(self.files)
@@ -152,8 +151,8 @@ class Ledger:
         self._open()
 
     @staticmethod
-    def _views(entries: Sequence[Entry], delta: float, **view: bool) -> dict[str, View]:
-        return views([e.release for e in entries], delta, **view)
+    def _views(entries: Sequence[Entry], delta: float) -> dict[str, View]:
+        return views([e.release for e in entries], delta)
 
 
 def _entry(path: Path, number: int, body: Mapping[str, Any]) -> Entry:

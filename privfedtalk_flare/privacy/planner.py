@@ -17,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privfedtalk_flare.federation.isfa import sealed_weights
-from privfedtalk_flare.privacy.accountant import PUBLIC_METADATA, AccountError, noise_multiplier_for
+from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA, AccountError, noise_multiplier_for
 from privfedtalk_flare.privacy.sampled import ACCOUNTANTS, accountant_words, sampled_epsilon
 from privfedtalk_flare.privacy.words import snr_bound
-from privfedtalk_flare.settings import SettingsError, setting
+from privfedtalk_flare.settings import CLAIMS, MODES, SettingsError, setting
 
 TYPICAL_SCORES = (0.5, 0.8)
 """Scores for which `sealed` plans are shown: an unsure site's and a good one's."""
@@ -40,7 +40,7 @@ class Study:
     epsilon: float = setting(8.0, "the promise over all rounds, for the receivers", low=1e-3, high=1e3)
     delta: float = setting(1e-5, "the delta at which epsilon is stated", low=1e-12, high=0.5)
     sampling: float = setting(1.0, "q: probability with which a person takes part in a round", low=1e-6, high=1.0)
-    mode: str = setting("metadata", "how the score reaches the weights", choices=("metadata", "sealed", "uniform"))
+    mode: str = setting("metadata", "what the weights are made of", choices=MODES)
     gamma: float = setting(1.0, "sealed only: how strongly the score weighs", low=0.0, high=10.0)
     values: int = setting(90_112, "D: values of an update (default: the shipped backbone at rank 8)", low=1,
                           high=10 ** 12)
@@ -128,9 +128,9 @@ def _check(study: Study) -> None:
     if study.identities < study.sites:
         raise SettingsError(f"plan.identities {study.identities} does not go with plan.sites {study.sites}: a site "
                             "holds at least one person, and one person is at one site only")
-    if study.sampling < 1 and study.mode == "metadata":
-        raise SettingsError(f"plan.sampling {study.sampling:g} does not go with plan.mode 'metadata': the public score "
-                            "and count of a sample tell who is in it, and sampling protects only while nobody knows; "
+    if study.sampling < 1 and study.mode in CLAIMS:
+        raise SettingsError(f"plan.sampling {study.sampling:g} does not go with plan.mode {study.mode!r}: the public "
+                            "numbers of a sample tell who is in it, and sampling protects only while nobody knows; "
                             "use plan.mode 'sealed' or 'uniform', or plan.sampling 1")
 
 
@@ -191,8 +191,8 @@ def _rounded_up(value: float) -> float:
 def _words(study: Study, outlook: Outlook) -> tuple[str, ...]:
     words = [f"Epsilon is {accountant_words(study.sampling, study.accountant)}.", _verdict(outlook),
              "SNR is a bound: it takes every update to be as long as the clip allows and to point the same way."]
-    if study.mode == "metadata":
-        words.append(f"Epsilon holds {PUBLIC_METADATA}.")
+    if study.mode in CLAIMS:
+        words.append(f"Epsilon holds {PUBLIC_METADATA if study.mode == 'metadata' else PUBLIC_COUNTS}.")
     if study.mode == "sealed":
         words.append("What is left of step and signal is for people with n_max clips; fewer shrink it in proportion.")
     if study.sampling < 1:

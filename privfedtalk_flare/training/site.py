@@ -18,6 +18,7 @@ from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter,
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline
 from privfedtalk_flare.plugins import load_function
 from privfedtalk_flare.settings import (
+    SCORED,
     AdapterSettings,
     BackboneSettings,
     DataSettings,
@@ -132,7 +133,8 @@ class SiteWork:
         rng = self._rng("adapter", person, round)
         train_denoiser(self.generator, self._cached(person), self.shared.parameters(), self.training, rng)
         vector = self.shared.read() - theta
-        return IdentityUpdate(vector, self._score(person, signal), len(person.train))
+        score = self._score(person, signal) if self.reliability.mode in SCORED else 0.0
+        return IdentityUpdate(vector, score, len(person.train))
 
     def _score(self, person: IdentityClips, signal: Callable[..., Any]) -> float:
         """The reliability of the freshly trained adapter, on the start of a held-out clip, by the job's signal."""

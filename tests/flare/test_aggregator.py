@@ -92,6 +92,26 @@ def test_a_reply_whose_entries_are_no_words_or_numbers_is_refused_and_the_round_
     aggregator.aggregate_model()
 
 
+@pytest.mark.parametrize(("mode", "kept", "weight", "said"), [
+    ("counts", (p.COUNT,), 0.75, "a score must not travel"), ("uniform", (), 0.5, "a score or a count must not travel"),
+    ("sealed", (), 0.5, "a score or a count must not travel")])
+def test_without_a_public_score_sites_weigh_by_count_or_alike(mode, kept, weight, said):
+    aggregator = make("off", mode=mode, gamma=5.0)
+    without = {p.SCORE, p.COUNT} - set(kept)
+    for site, count in zip(SITES, (30, 10), strict=False):
+        assert aggregator.accept_model(reply(site, scheme="off", count=count, without=without)) == ""
+    assert said in aggregator.accept_model(reply("site-3", scheme="off"))
+    aggregator.aggregate_model()
+    assert aggregator.stats["site-1"]["weight"] == pytest.approx(weight)
+    assert aggregator.stats["site-1"]["score"] is None
+
+
+@pytest.mark.parametrize("count", [0, 65, 2.0, None, math.nan])
+def test_a_count_out_of_its_range_is_refused_where_it_weighs(count):
+    aggregator = make("off", mode="counts")
+    assert "count" in aggregator.accept_model(reply(scheme="off", count=count, without=(p.SCORE,)))
+
+
 def test_the_cap_binds_and_is_said():
     aggregator = make("off", gamma=10.0, max_share=1.5)
     for site, score in zip(SITES, (1.0, 0.0, 0.0), strict=True):

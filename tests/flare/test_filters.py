@@ -139,17 +139,18 @@ def test_without_mechanism_the_average_leaves_exactly(tmp_path):
     np.testing.assert_allclose(update, (people[0].vector + people[1].vector) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize(("mode", "present"), [("metadata", True), ("sealed", False), ("uniform", False)])
-def test_score_and_count_travel_in_metadata_mode_only(tmp_path, mode, present):
+@pytest.mark.parametrize(("mode", "score", "count"), [
+    ("metadata", True, True), ("counts", False, True), ("sealed", False, False), ("uniform", False, False)])
+def test_the_score_travels_in_metadata_mode_only_and_the_count_where_it_weighs(tmp_path, mode, score, count):
     site = Site(tmp_path, reliability={"mode": mode})
     site.receive()
     meta = site.send([person()]).meta
-    assert (p.SCORE in meta, p.COUNT in meta) == (present, present)
+    assert (p.SCORE in meta, p.COUNT in meta) == (score, count)
 
 
 @pytest.mark.parametrize(("mechanism", "mode", "sent"), [
     ("off", "metadata", [("score", 0.5625)]), ("off", "sealed", []), ("off", "uniform", []),
-    ("gaussian", "metadata", [])])
+    ("off", "counts", []), ("gaussian", "metadata", [])])
 def test_the_score_is_tracked_as_released_or_not_at_all(tmp_path, mechanism, mode, sent):
     site = Site(tmp_path, privacy={"mechanism": mechanism}, reliability={"mode": mode})
     site.receive()

@@ -371,8 +371,9 @@ def test_epsilon_is_told_by_who_looks_with_what_it_does_not_cover() -> None:
     assert "clip count are published and lie outside this promise" in words and "Metrics leave a site" in words
     assert "published" not in round_words(entry, 4, 90_112, PrivacySettings(), ReliabilitySettings(mode="sealed"),
                                           ("adapter",))
-    noised = round_words(entry, 4, 90_112, PrivacySettings(), ReliabilitySettings(release="noised"), ("adapter",))
-    assert "clip count is published" in noised and "score" not in noised
+    for unscored in (ReliabilitySettings(release="noised"), ReliabilitySettings(mode="counts")):
+        said = round_words(entry, 4, 90_112, PrivacySettings(), unscored, ("adapter",))
+        assert "clip count is published" in said and "score" not in said
     unknown = round_words(replace(entry, snr=None), 4, 90_112, PrivacySettings(), metadata, ("adapter",))
     assert unknown.startswith("epsilon 6.10 for 4 people: the noise is 106 times the signal")  # 4 / sqrt(2 D) at most
     open_round = Round(1, {"receivers": "unbounded"}, None, None, {}, {})

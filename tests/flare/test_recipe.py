@@ -95,7 +95,7 @@ def test_variants_say_what_they_are(jobs: Path) -> None:
     reliability = {name: config(jobs / name, "config_fed_server.json")["reliability"] for name in VARIANTS}
     assert (reliability["privfedtalk"]["mode"], reliability["privfedtalk"]["release"]) == ("metadata", "coarse")
     assert reliability["privfedtalk_sealed"]["mode"] == "sealed"
-    assert reliability["fedavg"]["gamma"] == reliability["fedprox"]["gamma"] == 0
+    assert reliability["fedavg"]["mode"] == reliability["fedprox"]["mode"] == "counts"
     assert config(jobs / "fedprox", "config_fed_client.json")["training"]["proximal"] > 0
     assert config(jobs / "backbone", "config_fed_server.json")["rounds"]["phases"] == ["backbone"]
     assert tuple(VARIANTS) == cli.JOBS

@@ -29,8 +29,9 @@ def test_renyi_orders_give_a_looser_bound():
 
 def test_what_is_published_stands_beside_epsilon():
     words = {score: run(Release(1.0, score, 4.0 if score == "noised" else None))["receivers"].words
-             for score in ("coarse", "noised", "sealed", "none")}
+             for score in ("coarse", "noised", "counts", "sealed", "none")}
     assert "score" in words["coarse"] and "clip count" in words["coarse"]
+    assert words["noised"] == words["counts"]
     assert "clip count" in words["noised"] and "score" not in words["noised"]
     assert words["sealed"] == words["none"] == ""
 

@@ -137,8 +137,10 @@ def test_words_say_what_the_promise_is_given():
 def test_settings_that_do_not_go_together():
     with pytest.raises(SettingsError, match=r"plan\.identities 3 does not go with plan\.sites 4"):
         make_plan(Study(identities=3, rounds=1))
-    with pytest.raises(SettingsError, match=r"plan\.sampling 0\.01 does not go with plan\.mode 'metadata'.*'sealed'"):
-        make_plan(dataclasses.replace(SAMPLED, mode="metadata"))
+    for mode in ("metadata", "counts"):
+        wanted = rf"plan\.sampling 0\.01 does not go with plan\.mode '{mode}'.*'sealed'"
+        with pytest.raises(SettingsError, match=wanted):
+            make_plan(dataclasses.replace(SAMPLED, mode=mode))
 
 
 def test_what_cannot_be_accounted_is_an_error():
