@@ -93,7 +93,7 @@ def test_privacy_plan_of_a_sample(capsys: pytest.CaptureFixture[str]) -> None:
     (["--epsilon", "nan"], "plan.epsilon: must be finite, got nan"),
     (["--delta", "0.6"], "plan.delta: must be at most 0.5, got 0.6"),
     (["--sampling", "1.5"], "plan.sampling: must be at most 1.0, got 1.5"),
-    (["--mode", "secret"], "plan.mode: got 'secret'; the choices are metadata, sealed, uniform"),
+    (["--mode", "secret"], "plan.mode: got 'secret'; the choices are metadata, counts, sealed, uniform"),
     (["--gamma", "11"], "plan.gamma: must be at most 10.0, got 11.0"),
     (["--values", "0"], "plan.values: must be at least 1, got 0"),
     (["--sites", "0"], "plan.sites: must be at least 1, got 0"),

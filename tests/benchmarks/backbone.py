@@ -1,4 +1,4 @@
-"""Trains a backbone again, reduced: `python tests/benchmarks/backbone.py`, about five minutes on two cores.
+"""Trains a backbone again, reduced: `python tests/benchmarks/backbone.py`, about a quarter of an hour on two cores.
 
 Four sites with 20 people each run the backbone phase through FLARE with few steps; the result is measured on
 people it has not seen and must reach the numbers stated here. With `--shipped` nothing is trained, and the package's
@@ -21,13 +21,14 @@ from privfedtalk_flare.generator.pipeline import GUIDANCE, STEPS
 from privfedtalk_flare.settings import BackboneSettings
 from privfedtalk_flare.training.measure import measure_backbone
 
-STATED = {"codec_psnr_mask": 22.0, "verification_auc": 0.98, "psnr_mask": 19.5}
-"""Least values of the reduced training, in dB but for the AUC."""
+STATED = {"codec_psnr_mask": 22.0, "verification_auc": 0.98, "psnr_mask": 20.5, "sync": 0.2, "swapped_follows": 0.15}
+"""Least values of the reduced training: so short a one reaches 22.9 dB, .999, 21.2 dB, .35 and .30, so that mouths have
+begun to follow the sound; sharp and in time takes the whole (`SHIPPED`)."""
 SHIPPED = {"psnr_mask": 26.5, "sync": 0.95, "swapped_follows": 0.90, "verification_auc": 0.98}
 SHIPPED_AT_MOST = {"swapped_original": 0.25, "different_cosine": 0.3, "flicker": 1.5}
 """The bars of the shipped one: sharp, in time, driven by the sound alone, and an embedder that tells people apart."""
 REDUCED = BackboneSettings(codec_rounds=3, codec_steps=120, identity_rounds=2, identity_steps=15, identity_batch=20,
-                           denoiser_rounds=4, denoiser_steps=30)
+                           denoiser_rounds=6, denoiser_steps=60)
 
 
 def main() -> int:
