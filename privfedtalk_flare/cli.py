@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_data(commands)
     _add_backbone(commands)
     _add_privacy(commands)
+    _add_check(commands)
+    _add_keys(commands)
     return parser
 
 
@@ -209,6 +211,39 @@ def _plan_privacy(parsed: argparse.Namespace) -> None:
     print(render(plan, width=100))
     if parsed.plot is not None:
         print(plot(plan, parsed.plot))
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser("check", help="a site's preflight: what would stop it, what is unsafe, what to do")
+    check.add_argument("workspace", type=Path, metavar="WORKSPACE",
+                       help="the site's FLARE workspace, the folder that holds startup and local")
+    check.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
+    check.add_argument("--published", type=Path, nargs="*", default=[], metavar="FILE",
+                       help="shared adapters that were given away: is their key still in use?")
+    check.set_defaults(run=_check)
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.flare.preflight import check_command
+
+    check_command(parsed.workspace, parsed.site, parsed.published, print)
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser("keys", help="the encryption key that all sites share").add_subparsers(
+        metavar="COMMAND", required=True)
+    rotate = keys.add_parser("rotate", help="encrypt what the server keeps of a job under a new key, at one site")
+    rotate.add_argument("state", type=Path, metavar="FILE", help="of the server: <state>/rounds/<job>.safetensors")
+    rotate.add_argument("--old", type=Path, required=True, metavar="CONTEXT", help="client_context.tenseal so far")
+    rotate.add_argument("--new", type=Path, required=True, metavar="CONTEXT", help="client_context.tenseal from now on")
+    rotate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file for the server")
+    rotate.set_defaults(run=_rotate_keys)
+
+
+def _rotate_keys(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.flare.rotation import rotate
+
+    print(f"{parsed.out}: under key {rotate(parsed.state, parsed.old, parsed.new, parsed.out)[:12]}")
 
 
 if __name__ == "__main__":

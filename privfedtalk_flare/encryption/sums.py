@@ -36,6 +36,11 @@ def rewritten(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> l
     return [chunk.serialize() for chunk in _loaded(chunks, size, context, "upload", fresh=True)]
 
 
+def as_sum(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> list[bytes]:
+    """A fresh upload times 1: at the level and scale of a weighted sum, so that it can stand for theta in the next."""
+    return [(chunk * 1.0).serialize() for chunk in _loaded(chunks, size, context, "upload", fresh=True)]
+
+
 def weighted_sum(uploads: Mapping[str, Sequence[bytes]], weights: Mapping[str, float], context: tenseal.Context, *,
                  size: int, theta: Sequence[bytes] | None = None, eta: float = 1.0) -> list[bytes]:
     """theta + eta sum_k w_k u_k as ciphertext chunks; `theta` None stands for zero (round 0).

@@ -86,11 +86,24 @@ def shown_sites(stats: Mapping[str, Mapping[str, Any]], bytes_down: int, mode: s
             for site, told in ((site, {**told, "bytes_down": bytes_down}) for site, told in stats.items())}
 
 
-def save_round(folder: Path, job: str, theta: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
+def save_round(path: Path, theta: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> Path:
     """Writes the adapter as the server has it (ciphertext chunks, name -> (bytes,) uint8) and `state`, which is JSON,
-    as one file of `folder`, by atomic replace: after a crash it holds the last whole round.
+    as one file, by atomic replace: after a crash it holds the last whole round.
     """
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(chunk) for name, chunk in theta.items()}
-    return write_whole(folder / f"{job}.safetensors", save(tensors, metadata={"state": json.dumps(dict(state))}))
+    return write_whole(path, save(tensors, metadata={"state": json.dumps(dict(state))}))
+
+
+def read_round(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(theta as the server has it, state) of a file that `save_round` wrote. Raises ValueError where it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118  (it is no mapping)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} holds no round of the shared adapter ({type(error).__name__}: {error}); the server "
+                         "writes them into `rounds` of its state") from error

@@ -29,13 +29,22 @@ def refuse_log_streaming(workspace: Workspace, fl_ctx: FLContext) -> None:
     A missing key means that it would. Simulated sites have no such setting and stream nothing of themselves; where
     their resources file has the key all the same, it counts.
     """
-    file = _resources(workspace)
-    if fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and _said(file) is None:
+    if fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and _said(_resources(workspace)) is None:
         return
     if is_log_streaming_allowed(fl_ctx):
-        said = _said(file)
-        raise LogStreamingError(
-            f"this site's logs may be streamed to the server, round every filter: {ALLOW_LOG_STREAMING_VAR} in "
+        raise LogStreamingError(_fault(_resources(workspace)))
+
+
+def log_streaming_fault(workspace: Workspace) -> str:
+    """Why the site with this workspace would let its logs go to the server, "" where it would not; read from its files,
+    for an operator's preflight."""
+    file = _resources(workspace)
+    return "" if _said(file) is False else _fault(file)
+
+
+def _fault(file: Path) -> str:
+    said = _said(file)
+    return (f"this site's logs may be streamed to the server, round every filter: {ALLOW_LOG_STREAMING_VAR} in "
             f"local/{file.name} is {'missing, which allows it' if said is None else json.dumps(said)}; set "
             f"\"{ALLOW_LOG_STREAMING_VAR}\": false there and restart the site, or {ALLOW_LOG_STREAMING_VAR}: false at "
             "this client in project.yml before provisioning")

@@ -26,6 +26,8 @@ BACKBONE = "backbone"
 """Key in an adapter file's metadata: digest of the backbone that it changes; on another one its values mean nothing."""
 BENEATH = "beneath"
 """Key in an identity adapter's metadata: digest of the shared adapter that it was trained on top of."""
+KEY = "key"
+"""Key in a shared adapter's metadata: id of the encryption key under which the sites held it, where there was one."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 """Attention only: the motion modules' proj_in and proj_out are called by keyword, which LoRA layers refuse."""
 GRID = 2.0**-16
@@ -166,9 +168,10 @@ def to_grid(vector: np.ndarray) -> np.ndarray:
     return (np.round(np.asarray(vector, np.float64) / GRID) * GRID).astype(np.float32)
 
 
-def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path, backbone: str) -> Path:
-    """Writes the shared adapter as safetensors on the 2^-16 grid, its spec and backbone's digest in the metadata."""
+def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path, backbone: str, key: str = "") -> Path:
+    """Writes the shared adapter as safetensors on the 2^-16 grid; spec, the backbone's digest and the id of the `key`
+    under which it was decrypted stand in the metadata."""
+    metadata = {"spec": spec.to_json(), BACKBONE: backbone} | ({KEY: key} if key else {})
     with replaced(path, READABLE) as partial:
-        save_file({"theta": torch.from_numpy(to_grid(theta))}, partial,
-                  metadata={"spec": spec.to_json(), BACKBONE: backbone})
+        save_file({"theta": torch.from_numpy(to_grid(theta))}, partial, metadata=metadata)
     return path

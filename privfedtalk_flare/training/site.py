@@ -219,9 +219,10 @@ class SiteWork:
             return False
         return True
 
-    def save_shared_adapter(self, theta: np.ndarray, folder: Path) -> Path:
-        """Writes the shared adapter, on the 2^-16 grid, as `adapter.safetensors` in `folder`."""
-        return save_shared(theta, self.spec, folder / "adapter.safetensors", self.backbone_digest)
+    def save_shared_adapter(self, theta: np.ndarray, folder: Path, key: str = "") -> Path:
+        """Writes the shared adapter, on the 2^-16 grid, as `adapter.safetensors` in `folder`; `key` as `save_shared`.
+        """
+        return save_shared(theta, self.spec, folder / "adapter.safetensors", self.backbone_digest, key)
 
     def backbone_round(self, phase: str, round: int, weights: dict[str, np.ndarray] | None) -> BackboneReply:
         """One round of a part of the backbone; see `training.backbone_site`."""
