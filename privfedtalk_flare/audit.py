@@ -22,11 +22,13 @@ from privfedtalk_flare.evaluation.attacks.scalars import Named, Spread, name_peo
 from privfedtalk_flare.evaluation.summary import Summary, load_summary
 from privfedtalk_flare.federation.isfa import isfa_weights
 from privfedtalk_flare.privacy import mechanism
-from privfedtalk_flare.privacy.accountant import epsilon_of
+from privfedtalk_flare.privacy.gaussian import epsilon_of
 from privfedtalk_flare.privacy.step import check_step
 from privfedtalk_flare.settings import CLAIMS, ReliabilitySettings, parse
 
 _VALUES = 90_112
+_NOT_ATTACKED = {"clip_quantile": "the clip bits, which the promise covers too",
+                 "h": "single uploads, which hold a share of the noise each"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Report:
     liar: Shares | None = None
     spread: Spread | None = None
     named: Named | None = None
+    not_attacked: str = ""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -54,13 +57,13 @@ class Report:
                  if c.violation else "  no violation found"]
         if self.liar is not None:
             lines.append(f"lying site of {self.sites}: claims are worth {self.liar.lying:.1%} of a round, honest ones "
-                         f"{self.liar.honest:.1%} (at the default n_max and max_share)")
+                         f"{self.liar.honest:.1%} (at the run's n_max and max_share)")
         lines.append(f"lying site of {self.sites}: an update of up to {self.hidden:,.0f} C hides below the norm check")
         if self.named is not None and self.spread is not None:
             lines.append(f"scores: differ by {self.spread.between:.3f} between sites, {self.spread.within:.3f} between "
                          f"rounds; an observer names the worst of {self.sites} sites in {self.named.worst:.0%} "
                          f"(chance {self.named.chance:.0%})")
-        return tuple(lines)
+        return (*lines, f"not attacked here: {self.not_attacked}") if self.not_attacked else tuple(lines)
 
 
 def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
@@ -70,21 +73,25 @@ def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
     if last is None or "sigma" not in told or not isinstance(promised, (int, float)) or last.delta is None:
         raise AttackError(f"this run promised no epsilon (settings {told}, epsilon {promised!r}): there is nothing to "
                           "audit; run a job with privacy.mechanism 'gaussian'")
+    if "q" in told:
+        raise AttackError(f"this run sampled its people (q {told['q']}): whoever looks for canaries in it sees a "
+                          "mixture, on which the fit of a Gaussian means nothing; audit a run with privacy.sampling 1")
     sigma, clip_norm, sites = float(told["sigma"]), float(told["C"]), len(last.sites)
     settings = settings or Canaries(rounds=len(summary.rounds))
+    left = [words for key, words in _NOT_ATTACKED.items() if key in told]
     found = audit(partial(_release, sigma, clip_norm), float(promised), last.delta, epsilon_of, settings)
     hidden = _hidden(sigma, clip_norm, sites, summary.values or _VALUES)
     if told.get("mode") not in CLAIMS:
-        return Report(found, sites, hidden)
-    liar = _liar(last.sites, float(told.get("gamma", 1.0)))
+        return Report(found, sites, hidden, not_attacked="; ".join(left))
+    liar = _liar(last.sites, told)
     table = [[entry.sites[name]["score"] for entry in summary.rounds if "score" in entry.sites.get(name, {})]
              for name in sorted(last.sites)]
     if told.get("release") != "coarse" or len({len(row) for row in table}) != 1 or min(sites, len(table[0])) < 2:
-        return Report(found, sites, hidden, liar)
+        return Report(found, sites, hidden, liar, not_attacked="; ".join(left))
     spread = spread_of(table)
     named = name_people(partial(mechanism.release_score, release="coarse"), spread, sites=sites,
                         rounds=len(summary.rounds))
-    return Report(found, sites, hidden, liar, spread, named)
+    return Report(found, sites, hidden, liar, spread, named, "; ".join(left))
 
 
 def audit_command(path: Path, canaries: int, seed: int) -> None:
@@ -103,10 +110,12 @@ def _release(sigma: float, clip_norm: float, updates: Sequence[np.ndarray]) -> n
     return mechanism.release(updates, [1 / m] * m, noise_multiplier=sigma, clip_norm=clip_norm, identities=m)
 
 
-def _liar(sites: Mapping[str, Mapping[str, Any]], gamma: float) -> Shares:
+def _liar(sites: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any]) -> Shares:
     """The first site claims score 1 and n_max clips (more is refused); the others say what they said in the run."""
-    job = ReliabilitySettings()
-    weigh = partial(isfa_weights, gamma=gamma, max_clips=job.max_clips, max_share=job.max_share)
+    job = ReliabilitySettings(mode=told["mode"], gamma=float(told.get("gamma", 0.0)),
+                              max_clips=int(told.get("n_max", ReliabilitySettings.max_clips)),
+                              max_share=float(told.get("max_share", ReliabilitySettings.max_share)))
+    weigh = partial(isfa_weights, gamma=job.gamma, max_clips=job.max_clips, max_share=job.max_share)
     scores = {name: float(told.get("score", 0.5)) for name, told in sites.items()}
     counts = {name: int(told.get("count", 1)) for name, told in sites.items()}
     return shares(weigh, scores, counts, min(sites), score=1.0, count=job.max_clips)

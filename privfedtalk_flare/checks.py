@@ -33,6 +33,11 @@ def check_job(adapter: AdapterSettings, reliability: ReliabilitySettings, privac
     if data is not None and not data.held_out and set(rounds.phases) != {"backbone"}:
         raise SettingsError(f"data.held_out 0 does not go with rounds.phases {list(rounds.phases)}: scores and metrics "
                             "need a held-out clip of each person; use 1 or more")
+    if "adapter" in rounds.phases:
+        check_shares(privacy, rounds)
+    if privacy.shares_noise and encryption.scheme == "off":
+        raise SettingsError("privacy.noise 'distributed' does not go with encryption.scheme 'off': the server would "
+                            "see each upload with one site's share of the noise; use 'ckks', or noise 'local'")
     if encryption.scheme == "ckks":
         check_ckks(encryption)
         _check_range(privacy, encryption, rounds)
@@ -45,7 +50,20 @@ def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, pr
         if reliability.mode == "metadata" and reliability.release == "noised":
             raise SettingsError("reliability.release 'noised' does not go with privacy.mechanism 'off', which accounts "
                                 "for no noise; use reliability.release 'coarse', or privacy.mechanism 'gaussian'")
+        if privacy.clip_quantile is not None:
+            raise SettingsError(f"privacy.clip_quantile {privacy.clip_quantile:g} does not go with privacy.mechanism "
+                                "'off', which clips nothing; use mechanism 'gaussian', or leave clip_quantile out")
+        if privacy.sampling < 1:
+            raise SettingsError(f"privacy.sampling {privacy.sampling:g} does not go with privacy.mechanism 'off': "
+                                "without noise a sample hides nobody; use privacy.sampling 1, or mechanism 'gaussian'")
         return
+    if privacy.sampling < 1 and reliability.mode in CLAIMS:
+        raise SettingsError(f"privacy.sampling {privacy.sampling:g} does not go with reliability.mode "
+                            f"{reliability.mode!r}: the public numbers of a sample tell who is in it, and sampling "
+                            "protects only while nobody knows; use reliability.mode 'sealed' or 'uniform'")
+    if privacy.clip_quantile is not None and reliability.mode == "sealed":
+        raise SettingsError(f"privacy.clip_quantile {privacy.clip_quantile:g} does not go with reliability.mode "
+                            "'sealed', in which no number about people travels; use another mode, or a fixed clip_norm")
     if adapter.train == "both":
         raise SettingsError("adapter.train 'both' does not go with privacy.mechanism 'gaussian': the product of two "
                             "noisy factors is no Gaussian release; use adapter.train 'b', or privacy.mechanism 'off'")
@@ -54,8 +72,21 @@ def check_private(adapter: AdapterSettings, reliability: ReliabilitySettings, pr
             raise SettingsError(f"privacy.noise 'distributed' does not go with reliability.mode {reliability.mode!r}: "
                                 "unequal weights break the promise (claimed epsilon 5.0, true 11.3); use privacy.noise "
                                 "'local'")
-        raise SettingsError(f"privacy.noise 'distributed' with reliability.mode {reliability.mode!r} needs a poll of "
-                            "the honest sites before training, which this version does not hold; use 'local'")
+        if privacy.people is None:
+            raise SettingsError("privacy.noise 'distributed' needs privacy.people: every site divides by one public "
+                                "number, the most people that any of them has, so that all shares weigh the same")
+        if privacy.clip_quantile is not None:
+            raise SettingsError(f"privacy.noise 'distributed' does not go with privacy.clip_quantile "
+                                f"{privacy.clip_quantile:g}: bits carry the noise of their site; use a fixed clip_norm")
+
+
+def check_shares(privacy: PrivacySettings, rounds: RoundSettings) -> None:
+    """Raises `SettingsError` where a sum could hold fewer shares of distributed noise than it promises: one of its
+    replies may be the observer's own. Sites and server check this too, whoever built the job."""
+    if privacy.shares_noise and rounds.min_sites < privacy.honest_sites + 1:
+        raise SettingsError(f"rounds.min_sites {rounds.min_sites} does not go with privacy.honest_sites "
+                            f"{privacy.honest_sites}: whoever looks at a sum knows the share of its own site, so it "
+                            f"takes {privacy.honest_sites + 1} replies or more; raise min_sites, or lower honest_sites")
 
 
 def check_phases(rounds: RoundSettings, backbone: BackboneSettings) -> None:
@@ -94,16 +125,23 @@ def _check_range(privacy: PrivacySettings, encryption: EncryptionSettings, round
     """For the worst case, one site of one person with all the weight."""
     if privacy.mechanism == "off":
         return  # without a clip there is no bound; `packing` refuses each value and each sum out of range
-    variance = (privacy.noise_multiplier * privacy.clip_norm) ** 2
-    reach = rounds.eta * (rounds.rounds * privacy.clip_norm * math.sqrt(2 / encryption.ring)
+    variance = (privacy.noise_multiplier * privacy.reach) ** 2
+    reach = rounds.eta * (rounds.rounds * privacy.reach * math.sqrt(2 / encryption.ring)
                           + 6 * math.sqrt(rounds.rounds * variance / encryption.ring))
     limit = 2.0 ** (encryption.primes[0] - 2 - encryption.scale_bits)  # half of where a value wraps
     if reach > limit:
         raise SettingsError(
-            f"privacy.clip_norm {privacy.clip_norm:g} and privacy.noise_multiplier {privacy.noise_multiplier:g} over "
-            f"rounds.rounds {rounds.rounds} at rounds.eta {rounds.eta:g} can reach {reach:.3g}, beyond half the range "
-            f"of encryption.primes {list(encryption.primes)} at scale_bits {encryption.scale_bits} ({limit:.3g}): "
-            "ciphertexts would wrap silently; lower the clip norm or the rounds, or widen the first prime")
+            f"privacy.clip_norm {privacy.clip_norm:g}{_widened(privacy)} and privacy.noise_multiplier "
+            f"{privacy.noise_multiplier:g} over rounds.rounds {rounds.rounds} at rounds.eta {rounds.eta:g} can reach "
+            f"{reach:.3g}, beyond half the range of encryption.primes {list(encryption.primes)} at scale_bits "
+            f"{encryption.scale_bits} ({limit:.3g}): ciphertexts would wrap silently; lower the clip norm or the "
+            "rounds, or widen the first prime")
+
+
+def _widened(privacy: PrivacySettings) -> str:
+    """What makes C larger than it is set."""
+    times = f" times privacy.clip_range {privacy.clip_range:g}" if privacy.clip_quantile is not None else ""
+    return times + (f" over privacy.sampling {privacy.sampling:g}" if privacy.sampling < 1 else "")
 
 
 def _warnings(reliability: ReliabilitySettings, privacy: PrivacySettings) -> list[str]:

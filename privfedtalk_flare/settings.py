@@ -96,13 +96,47 @@ class PrivacySettings:
     """Client-level differential privacy on adapter updates; the unit is one identity."""
 
     mechanism: str = setting("gaussian", "what protects an identity's update", choices=("gaussian", "off"))
-    noise: str = setting("local", "who adds the noise", choices=("local", "distributed"))
+    noise: str = setting("local", "who adds the noise: each site all of it, or each a share that is enough together",
+                         choices=("local", "distributed"))
+    honest_sites: int = setting(2, "distributed only: h, sites beside the observer that are trusted to add their "
+                                   "share, sigma / sqrt(h), to each sum", low=2)
+    people: int | None = setting(None, "distributed only: M, by which every site divides; its people at most", low=1)
     noise_multiplier: float = setting(1.0, "sigma: noise in units of the clip norm", low=1e-3)
     clip_norm: float = setting(0.004, "C: largest L2 norm of an identity's update", low=1e-9)
     score_noise_multiplier: float = setting(1.0, "sigma_s, with release 'noised'", low=1e-3)
+    sampling: float = setting(1.0, "q: probability with which a person counts in a round; below 1 the site draws them "
+                                   "anew each round, in secret, and trains everybody all the same", low=1e-4, high=1.0)
+    clip_quantile: float | None = setting(None, "adaptive clipping: the share of updates that C shall not shorten; "
+                                                "null: C stays as it is", low=0.05, high=0.95)
+    clip_step: float = setting(0.2, "adaptive clipping: log of the most that C moves in a round", low=0.01, high=1.0)
+    clip_range: float = setting(10.0, "adaptive clipping: C stays within clip_norm divided and multiplied by this",
+                                low=1.0, high=1000.0)
+    clip_bit_noise_multiplier: float = setting(10.0, "adaptive clipping: sigma_b, noise of a person's bit", low=1e-3)
     delta: float = setting(1e-5, "the delta at which epsilon is stated", low=1e-12, high=0.5)
     epsilon_max: float | None = setting(None, "the largest epsilon to which this job may bring an identity, with what "
                                               "its site has spent before; a site's own holds as well", low=0.0)
+
+    @property
+    def own_noise_multiplier(self) -> float:
+        """What one site adds, in units of C/m: sigma, or a share of it."""
+        return self.noise_multiplier / (math.sqrt(self.honest_sites) if self.shares_noise else 1.0)
+
+    @property
+    def shares_noise(self) -> bool:
+        """Whether a site's upload holds a share of the noise only."""
+        return self.mechanism == "gaussian" and self.noise == "distributed"
+
+    @property
+    def clip_bounds(self) -> tuple[float, float]:
+        """The smallest and the largest C of any round."""
+        spread = self.clip_range if self.clip_quantile is not None else 1.0
+        return self.clip_norm / spread, self.clip_norm * spread
+
+    @property
+    def reach(self) -> float:
+        """C / q: how far one identity can move m times its site's update, and what sigma multiplies, at the largest C.
+        """
+        return self.clip_bounds[1] / self.sampling
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class SummaryError(ValueError):
 class Round:
     """One round of the shared adapter. `epsilon`: view -> number, "unbounded", or None where none is stated; `seconds`:
     wall and aggregate; `sites`: site -> weight, score, count, bytes_up, bytes_down, less what the mode keeps secret;
-    `words`: what the epsilon means for this many people."""
+    `words`: what the epsilon means for this many people; `clip_norm`: C, None without differential privacy."""
 
     round: int
     epsilon: dict[str, float | str | None]
@@ -55,6 +55,7 @@ class Round:
     seconds: dict[str, float]
     sites: dict[str, dict[str, float]]
     words: str = ""
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from privfedtalk_flare.federation.isfa import (
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
-from privfedtalk_flare.flare.scalars import MOST, misshapen, whole
+from privfedtalk_flare.flare.scalars import MOST, clip_bit, misshapen, whole
 from privfedtalk_flare.settings import CLAIMS, EncryptionSettings, ReliabilitySettings, RoundSettings, parse
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class _Reply:
     identities: int
     score: float | None
     count: int | None
+    clip_bit: float | None
     bytes_up: int
 
 
@@ -79,7 +80,6 @@ class ISFAAggregator(ModelAggregator):
         self._sites: frozenset[str] | None = None
         self.reset_stats()
         self.stats: dict[str, dict[str, Any]] = {}
-        self.step_variance = 0.0
         self.cap: float | None = None
 
     @property
@@ -128,9 +128,8 @@ class ISFAAggregator(ModelAggregator):
             for site, reply in replies.items():
                 total += self.eta * weights[site] * reply.payload.astype(np.float64)
             self.theta = {p.PLAIN: total.astype(np.float32)}
-        self.step_variance = sum(w ** 2 / replies[site].identities ** 2 for site, w in weights.items())
         self.stats = {site: {"weight": weights[site], "score": r.score, "count": r.count, "bytes_up": r.bytes_up,
-                             "identities": r.identities} for site, r in replies.items()}
+                             "identities": r.identities, p.CLIP_BIT: r.clip_bit} for site, r in replies.items()}
         self._replies = {}
         return FLModel(params_type=ParamsType.FULL, params=dict(self.theta),
                        meta={p.ZERO: False, p.KEY_ID: self.key_id, p.VALUES: self.values, "weights": weights})
@@ -157,7 +156,10 @@ class ISFAAggregator(ModelAggregator):
         score, count = self._scalars(meta)
         payload, size = self._payload(params, meta.get(p.VALUES))
         sent = sum(len(chunk) for chunk in payload) if self._encrypted else int(payload.nbytes)
-        return _Reply(payload, (*shared, size), identities, score, count, sent)
+        bit = meta.get(p.CLIP_BIT)
+        if bit is not None and not clip_bit(bit):
+            raise _Refused(f"{p.CLIP_BIT} {str(bit)[:40]!r} is no mean of bits in [-1/2, 1/2]")
+        return _Reply(payload, (*shared, size), identities, score, count, bit, sent)
 
     def _scalars(self, meta: Mapping[str, Any]) -> tuple[float | None, int | None]:
         mode, most = self._reliability.mode, self._reliability.max_clips

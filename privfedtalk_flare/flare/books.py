@@ -19,22 +19,31 @@ from privfedtalk_flare.flare.failures import HeaderError
 from privfedtalk_flare.flare.protocol import ECHO, LEDGER, NONCE, ROUND
 from privfedtalk_flare.flare.scalars import SCALARS
 from privfedtalk_flare.flare.site import project_of
+from privfedtalk_flare.privacy.accountant import Release
 from privfedtalk_flare.privacy.ledger import Budget, Head, Ledger
 from privfedtalk_flare.privacy.opening import LedgerFiles, create_once
 from privfedtalk_flare.settings import PrivacySettings, SettingsError
 from privfedtalk_flare.training.place import FILE_NAME, SitePlace
 
 _BOOKED = "privfedtalk_booked"
+_SHARES = "privfedtalk_shares_noise"
 
 
-def book(fl_ctx: FLContext, meta: Mapping[str, Any]) -> None:
+def book(fl_ctx: FLContext, meta: Mapping[str, Any], release: Release) -> None:
     """Says in the context of the task at hand that its release stands in the ledger."""
     fl_ctx.set_prop(_BOOKED, _task(fl_ctx, meta), private=True, sticky=False)
+    fl_ctx.set_prop(_SHARES, release.honest > 1, private=True, sticky=False)
 
 
 def is_booked(fl_ctx: FLContext, meta: Mapping[str, Any]) -> bool:
     """Whether `book` was called in this very task, and a result with this `meta` answers it."""
     return fl_ctx.get_prop(_BOOKED) == _task(fl_ctx, meta)
+
+
+def shares_noise(fl_ctx: FLContext) -> bool:
+    """Whether what was booked for the task at hand holds a share of the noise only, so that it must not be seen alone.
+    """
+    return bool(fl_ctx.get_prop(_SHARES))
 
 
 def _task(fl_ctx: FLContext, meta: Mapping[str, Any]) -> tuple[str, str, str]:

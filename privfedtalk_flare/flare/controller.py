@@ -21,7 +21,7 @@ from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
-from privfedtalk_flare.checks import check_phases
+from privfedtalk_flare.checks import check_phases, check_shares
 from privfedtalk_flare.evaluation.summary import Round, pool_rows
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
@@ -32,7 +32,7 @@ from privfedtalk_flare.flare.record import RunRecord, save_round, shown_sites, w
 from privfedtalk_flare.flare.scalars import fault_of, metrics, misshapen
 from privfedtalk_flare.flare.sections import plain, section
 from privfedtalk_flare.flare.site import place_of, workspace_of
-from privfedtalk_flare.flare.steps import StepLog
+from privfedtalk_flare.flare.steps import StepLog, next_clip_norm, noise_of_sum
 from privfedtalk_flare.privacy.echo import EchoBook
 from privfedtalk_flare.settings import (
     BackboneSettings,
@@ -62,11 +62,13 @@ class PrivFedTalkController(ModelController):
         self._privacy = section(PrivacySettings, privacy, "privacy")
         self._backbone = section(BackboneSettings, backbone, "backbone")
         check_phases(self._rounds, self._backbone)
+        check_shares(self._privacy, self._rounds)
         self._private = self._privacy.mechanism != "off"
         self._phases = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
         self._record = RunRecord(psutil.Process().create_time(),
                                  shown_settings(self._rounds, self._reliability, self._privacy))
+        self._clip_norm = self._privacy.clip_norm
         self._steps = StepLog()
         self._before: tuple[Mapping[str, Any] | None, StepLog] = (None, self._steps)
         self._statuses: Counter[str] = Counter()
@@ -109,7 +111,8 @@ class PrivFedTalkController(ModelController):
             began = time.time()
             sites, header, sent = self._sites(), self._header(number), self._aggregator.bytes_down
             self._aggregator.begin_round(header, sites)
-            replies = self._ask_with_theta(p.TASK_ADAPTER, header, sites)
+            clip_norm = {} if self._privacy.clip_quantile is None else {p.CLIP_NORM: self._clip_norm}
+            replies = self._ask_with_theta(p.TASK_ADAPTER, {**header, **clip_norm}, sites)
             good = [r for r in replies if not self._aggregator.accept_model(r)]
             summing, before = time.time(), (self._aggregator.theta, replace(self._steps))
             try:
@@ -129,14 +132,17 @@ class PrivFedTalkController(ModelController):
         sites = shown_sites(aggregator.stats, sent, self._reliability.mode)
         self._people = sum(told["identities"] for told in aggregator.stats.values())
         entry = Round(round=number, epsilon=worst_epsilon(r.meta.get(p.EPSILON) for r in good),
-                      delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites)
+                      delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites,
+                      clip_norm=self._clip_norm if self._private else None)
         self._record.values = aggregator.values
         self._record.rounds.append(self._worded(entry))
-        noise = self._privacy.noise_multiplier * self._privacy.clip_norm if self._private else 0.0
-        self._steps.took(self._rounds.eta, noise * math.sqrt(aggregator.step_variance))
-        save_round(place_of(self.fl_ctx).state / "rounds", header[p.JOB], aggregator.theta,
-                   {"header": dict(header), "rounds": [asdict(entry) for entry in self._record.rounds]})
+        share = self._clip_norm / self._privacy.clip_bounds[1]
+        self._steps.took(self._rounds.eta * share, noise_of_sum(aggregator.stats, self._privacy))
+        settled = {key: getattr(aggregator, key) for key in (p.SPEC, p.BACKBONE, p.KEY_ID)}
+        save_round(place_of(self.fl_ctx).state / "rounds" / f"{header[p.JOB]}.safetensors", aggregator.theta,
+                   {"header": {**header, **settled}, "rounds": [asdict(entry) for entry in self._record.rounds]})
         self._track(tracking.of_round(entry), number)
+        self._clip_norm = next_clip_norm(self._clip_norm, aggregator.stats, self._privacy)
 
     def _personalize(self) -> None:
         for reply in self._ask_all(p.TASK_PERSONALIZE):

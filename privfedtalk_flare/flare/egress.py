@@ -17,7 +17,7 @@ from privfedtalk_flare.encryption.packing import CiphertextError
 from privfedtalk_flare.encryption.sums import rewritten
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.flare import protocol as p
-from privfedtalk_flare.flare.books import is_booked
+from privfedtalk_flare.flare.books import is_booked, shares_noise
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.events import claims_dp, guard_site
 from privfedtalk_flare.flare.guard import ResultFilter
@@ -29,7 +29,8 @@ from privfedtalk_flare.settings import EncryptionSettings, parse
 from privfedtalk_flare.training.place import SitePlace
 
 _META = {
-    p.TASK_ADAPTER: (*p.HEADER, p.VALUES, p.BUSY, p.SNR, p.SCORE, p.COUNT, p.IDENTITIES, p.EPSILON, p.LEDGER),
+    p.TASK_ADAPTER: (*p.HEADER, p.VALUES, p.BUSY, p.SNR, p.SCORE, p.COUNT, p.CLIP_BIT, p.IDENTITIES, p.EPSILON,
+                     p.LEDGER),
     p.TASK_PERSONALIZE: (*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.ADAPTERS),
     p.TASK_VALIDATE: (*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.VIDEOS),
     p.TASK_BACKBONE: (*p.HEADER, p.PHASE, p.COUNT, p.LOSS, p.BUSY)}
@@ -99,9 +100,10 @@ class EgressFilter(ResultFilter):
         if dxo.data_kind != DataKind.WEIGHTS or size is None:
             raise ContentBlockedException(f"task adapter: {dxo.data_kind!r} without {p.VALUES!r} may not leave")
         if set(dxo.data) == {p.PLAIN}:
-            if self._encryption.scheme != "off" or place.require_encryption:
+            if self._encryption.scheme != "off" or place.require_encryption or shares_noise(fl_ctx):
                 raise ContentBlockedException("task adapter: an unencrypted update may not leave; the job must encrypt "
-                                              "it, or this site's privfedtalk.yaml say require_encryption: false")
+                                              "it, or, where sites do not share the noise, this site's "
+                                              "privfedtalk.yaml say require_encryption: false")
             plain = dxo.data[p.PLAIN]
             if not (isinstance(plain, np.ndarray) and plain.dtype == np.float32 and plain.shape == (size,)
                     and np.isfinite(plain).all()):

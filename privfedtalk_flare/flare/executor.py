@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -107,6 +108,8 @@ class PrivFedTalkExecutor(Executor):
         refuse_if_stopped(place_of(fl_ctx).state)
         if self._work is not None:
             return
+        # Read when torch loads OpenMP: threads that spin while they wait starve beside any other work on the machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         import torch
 
         from privfedtalk_flare.training.site import SiteWork
@@ -127,6 +130,7 @@ class PrivFedTalkExecutor(Executor):
         theta, snr = self._received(dxo, header, fl_ctx)
         began = time.time()
         with self._working():
+            self._check_people()
             updates = self._work.adapter_round(theta, int(header[p.ROUND]))
         self._track(fl_ctx, int(header[p.ROUND]), snr=snr, identities=len(updates),
                     seconds=time.time() - began)
@@ -136,7 +140,7 @@ class PrivFedTalkExecutor(Executor):
         theta, snr = self._received(dxo, header, fl_ctx)
         with self._working():
             metrics = self._work.personalize(theta)
-            self._work.save_shared_adapter(theta, self._place.state / "shared")
+            self._work.save_shared_adapter(theta, self._place.state / "shared", str(header.get(p.KEY_ID) or ""))
         self._track(fl_ctx, int(header[p.ROUND]), snr=snr)
         meta = {**header, p.IDENTITIES: self._people, p.ADAPTERS: list(self._work.adapters),
                 p.BUSY: self._spent(), **_known(snr)}
@@ -178,6 +182,12 @@ class PrivFedTalkExecutor(Executor):
             check(theta, dxo.meta, self._place, self._privacy, self._rounds)
         snr = follow(theta, dxo.meta, self._place, self._privacy)
         return theta, None if snr is None else float(f"{snr:.3g}")  # it says no more of decrypted values than it must
+
+    def _check_people(self) -> None:
+        """Raises `HeaderError` where this site cannot divide by the one number that distributed noise asks for."""
+        if self._privacy.shares_noise and self._people > self._privacy.people:
+            raise HeaderError(f"this site has {self._people} people, more than the job's privacy.people "
+                              f"{self._privacy.people}, by which every site divides")
 
     def _track(self, fl_ctx: FLContext, step: int, **values: float | None) -> None:
         tags = {"seconds/training" if tag == "seconds" else tag: value for tag, value in values.items()}

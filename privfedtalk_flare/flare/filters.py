@@ -20,25 +20,25 @@ from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 
+from privfedtalk_flare.checks import check_shares
 from privfedtalk_flare.encryption.keys import check_key_id, key_id
 from privfedtalk_flare.encryption.packing import decrypt, encrypt, held_values
-from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
 from privfedtalk_flare.flare.books import book, budgets, echo_of, open_ledger
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.egress import EgressFilter
-from privfedtalk_flare.flare.failures import BackboneRefused, PlainTaskError
+from privfedtalk_flare.flare.failures import BackboneRefused, HeaderError, PlainTaskError
 from privfedtalk_flare.flare.guard import ResultFilter, TaskFilter
 from privfedtalk_flare.flare.keys import client_context
 from privfedtalk_flare.flare.replies import RAW_KIND, RawUpdates, raw_reply, status_reply
 from privfedtalk_flare.flare.site import place_of
-from privfedtalk_flare.flare.steps import CHECKED, check, check_header, refuse_if_stopped
-from privfedtalk_flare.privacy import mechanism
+from privfedtalk_flare.flare.steps import CHECKED, check, check_header, clip_norm_of, refuse_if_stopped
 from privfedtalk_flare.privacy.accountant import Release, View
 from privfedtalk_flare.privacy.ledger import Entry, Head
+from privfedtalk_flare.privacy.mechanism import MechanismError, PoissonSample
+from privfedtalk_flare.privacy.outgoing import planned_release, protect
 from privfedtalk_flare.settings import (
-    CLAIMS,
     EncryptionSettings,
     PrivacySettings,
     ReliabilitySettings,
@@ -93,6 +93,7 @@ class ReserveRelease(TaskFilter):
         self._privacy = parse(PrivacySettings, privacy, "privacy")
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
         self._rounds = parse(RoundSettings, rounds, "rounds")
+        check_shares(self._privacy, self._rounds)
 
     def incoming(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
@@ -102,6 +103,13 @@ class ReserveRelease(TaskFilter):
         phase = fl_ctx.get_prop(FLContextKey.TASK_NAME)
         place = place_of(fl_ctx)
         refuse_if_stopped(place.state)
+        if phase == p.TASK_ADAPTER and self._privacy.shares_noise:
+            if not fl_ctx.get_prop(_ENCRYPTED, False):
+                raise PlainTaskError("this job sends updates unencrypted, with a share of the noise each, which is too "
+                                     "little for one alone")
+            if p.AGREED not in meta:
+                raise HeaderError(f"header {p.AGREED}: missing; where sites share the noise, they must know that all "
+                                  "have the same settings")
         if phase == p.TASK_ADAPTER and place.require_encryption and not fl_ctx.get_prop(_ENCRYPTED, False):
             raise PlainTaskError("this job sends updates unencrypted, and this site's privfedtalk.yaml requires "
                                  "encryption")
@@ -117,13 +125,15 @@ class ReserveRelease(TaskFilter):
         noisy = phase == p.TASK_ADAPTER and self._privacy.mechanism == "gaussian"
         entry = Entry(job=str(meta.get(p.JOB)), phase=str(phase), round=int(meta.get(p.ROUND) or 0),
                       nonce=str(meta.get(p.NONCE)), release=_release(self._privacy, self._reliability, phase),
-                      clip_norm=self._privacy.clip_norm if noisy else None, delta=self._privacy.delta,
+                      clip_norm=clip_norm_of(meta, self._privacy) if noisy else None, delta=self._privacy.delta,
                       trust=self._privacy.noise if noisy else "none")
         echo = echo_of(meta, fl_ctx.get_identity_name())
         ledger = open_ledger(place, fl_ctx)
         views = ledger.reserve(entry, *budgets(place, self._privacy), echo=echo)
-        fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head), private=True, sticky=False)
-        book(fl_ctx, meta)
+        # A task that is asked again is booked anew and draws anew.
+        sample = PoissonSample(self._privacy.sampling) if noisy and self._privacy.sampling < 1 else None
+        fl_ctx.set_prop(_RESERVATION, _Reservation(entry, views, ledger.head, sample), private=True, sticky=False)
+        book(fl_ctx, meta, entry.release)
         return shareable
 
 
@@ -140,8 +150,6 @@ class PrivacyFilter(ResultFilter):
         self.privacy, self.reliability = privacy, reliability
         self._privacy = parse(PrivacySettings, privacy, "privacy")
         self._reliability = parse(ReliabilitySettings, reliability, "reliability")
-        if self._privacy.mechanism == "gaussian" and self._privacy.noise != "local":
-            raise ValueError(f"privacy.noise {self._privacy.noise!r} is not offered yet; the choices are local")
 
     def outgoing(self, shareable: Shareable, fl_ctx: FLContext) -> Shareable:
         dxo = from_shareable(shareable)
@@ -154,44 +162,18 @@ class PrivacyFilter(ResultFilter):
         if not isinstance(reservation, _Reservation) or not reservation.covers(dxo.meta, wanted):
             raise ContentBlockedException("no release is booked in the ledger for this task; the job's task data "
                                           "filters of `adapter` must end with ReserveRelease, with the same settings")
-        vectors, scores, counts = self._usable(raw.take(), dxo.meta.get(p.VALUES))
-        m, settings = len(vectors), self._reliability
-        weights = np.full(m, 1.0 / m)
-        if settings.mode == "sealed":
-            weights = sealed_weights(scores, counts, gamma=settings.gamma, max_clips=settings.max_clips)
-        if self._privacy.mechanism == "gaussian":
-            update = mechanism.release(vectors, weights, noise_multiplier=self._privacy.noise_multiplier,
-                                       clip_norm=self._privacy.clip_norm, identities=m)
-        else:
-            update = mechanism.average(vectors, weights, identities=m).astype(np.float32)
-        meta = {**dxo.meta, p.IDENTITIES: m, p.EPSILON: {name: v.value for name, v in reservation.views.items()},
-                p.LEDGER: asdict(reservation.head)}
-        if settings.mode in CLAIMS:
-            meta[p.COUNT] = max(1, min(sum(counts), settings.max_clips))
-        if settings.mode == "metadata":
-            meta[p.SCORE] = mechanism.release_score(scores, release=wanted.score,
-                                                    noise_multiplier=wanted.score_noise_multiplier)
-            if self._privacy.mechanism == "off":
-                tracking.send(self, fl_ctx, {"score": meta[p.SCORE]}, int(meta.get(p.ROUND) or 0), tracking.RELEASED)
-        return DXO(DataKind.WEIGHTS, data={p.PLAIN: update}, meta=meta).to_shareable()
-
-    def _usable(self, updates: tuple[Any, ...], size: object) -> tuple[list[np.ndarray], list[float], list[int]]:
-        """Vectors, scores and counts; a person whose training failed (values not finite) counts with zeros, score 0."""
-        if not updates:
-            raise ContentBlockedException("the executor returned no update")
-        vectors, scores, counts = [], [], []
-        for number, update in enumerate(updates, 1):
-            vector, score = np.asarray(update.vector), float(update.score)
-            if vector.shape != (size,):
-                raise ContentBlockedException(f"identity {number}: update of shape {vector.shape}, not ({size},)")
-            if not np.isfinite(vector).all() or not 0 <= score <= 1:
-                self.logger.warning(f"identity {number} of {len(updates)}: update not finite or score not in [0, 1], "
-                                    "so its training failed; it counts with zeros")
-                vector, score = np.zeros(vector.shape, np.float32), 0.0
-            vectors.append(vector)
-            scores.append(score)
-            counts.append(int(update.count))
-        return vectors, scores, counts
+        try:
+            out = protect(raw.take(), dxo.meta.get(p.VALUES), self._privacy, self._reliability,
+                          clip_norm=reservation.entry.clip_norm, sample=reservation.sample, warn=self.logger.warning)
+        except MechanismError as error:
+            raise ContentBlockedException(str(error)) from error
+        meta = {**dxo.meta, p.IDENTITIES: out.identities, p.LEDGER: asdict(reservation.head),
+                p.EPSILON: {name: view.value for name, view in reservation.views.items()}}
+        told = {p.SCORE: out.score, p.COUNT: out.count, p.CLIP_BIT: out.clip_bit}
+        meta |= {key: value for key, value in told.items() if value is not None}
+        if self._privacy.mechanism == "off" and out.score is not None:
+            tracking.send(self, fl_ctx, {"score": out.score}, int(meta.get(p.ROUND) or 0), tracking.RELEASED)
+        return DXO(DataKind.WEIGHTS, data={p.PLAIN: out.update}, meta=meta).to_shareable()
 
 
 class EncryptUpdate(ResultFilter):
@@ -218,8 +200,9 @@ class EncryptUpdate(ResultFilter):
 class _Reservation:
     """What the ledger holds for the task at hand, passed from `ReserveRelease` to `PrivacyFilter`, used once."""
 
-    def __init__(self, entry: Entry, views: Mapping[str, View], head: Head) -> None:
-        self.entry, self.views, self.head = entry, views, head
+    def __init__(self, entry: Entry, views: Mapping[str, View], head: Head,
+                 sample: PoissonSample | None) -> None:
+        self.entry, self.views, self.head, self.sample = entry, views, head, sample
 
     def covers(self, meta: Mapping[str, Any], release: Release) -> bool:
         entry = self.entry
@@ -229,10 +212,4 @@ class _Reservation:
 
 def _release(privacy: PrivacySettings, reliability: ReliabilitySettings, phase: str) -> Release:
     """What an adapter round (any other phase: no noise at all) publishes about each identity."""
-    if phase != p.TASK_ADAPTER:
-        return Release(None)
-    private = privacy.mechanism == "gaussian"
-    score = {"metadata": reliability.release, "counts": "counts", "sealed": "sealed",
-             "uniform": "none"}[reliability.mode]
-    return Release(privacy.noise_multiplier if private else None, score,
-                   privacy.score_noise_multiplier if score == "noised" else None)
+    return planned_release(privacy, reliability) if phase == p.TASK_ADAPTER else Release(None)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import Round
-from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
-from privfedtalk_flare.privacy.words import handful_words, snr_bound
+from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA, SECRET_SAMPLE, SHARED_NOISE
+from privfedtalk_flare.privacy.words import handful_words, known_snr, snr_bound
 from privfedtalk_flare.settings import CLAIMS, SCORED, PrivacySettings, ReliabilitySettings, RoundSettings
 
 say = logging.getLogger("privfedtalk_flare.run").info
@@ -29,8 +29,11 @@ def start_line(sites: list[str], rounds: RoundSettings, reliability: Reliability
         text += f" (gamma {reliability.gamma:g})"
     if privacy.mechanism == "off":
         return f"{text}; no differential privacy"
-    return (f"{text}; differential privacy: sigma {privacy.noise_multiplier:g}, C {privacy.clip_norm:g}, "
-            f"delta {privacy.delta:g}")
+    sampled = f", q {privacy.sampling:g}" if privacy.sampling < 1 else ""
+    shared = f" together from {privacy.honest_sites} sites" if privacy.shares_noise else ""
+    adaptive = "" if privacy.clip_quantile is None else f" at first, then quantile {privacy.clip_quantile:g}"
+    return (f"{text}; differential privacy: sigma {privacy.noise_multiplier:g}{shared}, C {privacy.clip_norm:g}"
+            f"{adaptive}{sampled}, delta {privacy.delta:g}")
 
 
 def shown_settings(rounds: RoundSettings, reliability: ReliabilitySettings,
@@ -41,8 +44,16 @@ def shown_settings(rounds: RoundSettings, reliability: ReliabilitySettings,
     shown: dict[str, Any] = {"eta": rounds.eta, "mode": reliability.mode}
     if reliability.mode == "metadata":
         shown |= {"release": reliability.release, "gamma": reliability.gamma}
+        shown |= {"sigma_s": privacy.score_noise_multiplier} if reliability.release == "noised" else {}
+    if reliability.mode in CLAIMS:
+        shown |= {"n_max": reliability.max_clips, "max_share": reliability.max_share}
     if privacy.mechanism != "off":
         shown |= {"sigma": privacy.noise_multiplier, "C": privacy.clip_norm}
+        if privacy.shares_noise:
+            shown |= {"h": privacy.honest_sites, "M": privacy.people}
+        shown |= {"q": privacy.sampling} if privacy.sampling < 1 else {}
+        if privacy.clip_quantile is not None:
+            shown |= {"clip_quantile": privacy.clip_quantile, "sigma_b": privacy.clip_bit_noise_multiplier}
     return shown
 
 
@@ -81,13 +92,14 @@ def round_words(entry: Round, people: int, values: int, privacy: PrivacySettings
         return ""
     if isinstance(epsilon, str):
         return handful_words(people, 0.0, math.inf)
-    snr = entry.snr
-    if snr is None:  # not told yet: the most that it can be
-        snr = snr_bound(people, privacy.noise_multiplier, max(1, len(entry.sites)), values)
-    texts = [handful_words(people, snr, epsilon)]
+    bound = snr_bound(privacy.sampling * people, privacy.own_noise_multiplier, max(1, len(entry.sites)), values)
+    snr, most = known_snr(entry.snr, bound, values)
+    texts = [handful_words(people, snr, epsilon, most=most)]
     if reliability.mode in CLAIMS:
         scored = reliability.mode == "metadata" and reliability.release == "coarse"
         texts.append(f"It is {PUBLIC_METADATA if scored else PUBLIC_COUNTS}.")
+    conditions = [SECRET_SAMPLE] * (privacy.sampling < 1) + [SHARED_NOISE] * privacy.shares_noise
+    texts += [f"It holds {condition}." for condition in conditions]
     if "validate" in phases or "personalize" in phases:
         texts.append("Metrics leave a site as means over people, without noise, and lie outside it too.")
     return " ".join(texts)

@@ -27,7 +27,7 @@ from privfedtalk_flare.flare.replies import status_reply
 from privfedtalk_flare.flare.site import place_of
 from privfedtalk_flare.settings import SettingsError, parse, setting
 
-REFUSED = p.STATUS_FAILED
+REFUSED = p.STATUS_POLICY
 """The word with which a site answers what its own rules refuse."""
 
 _ASKED = "privfedtalk_asked"
@@ -103,9 +103,13 @@ class SitePolicy(FLComponent):
         if privacy.noise != "local":
             raise PolicyRefused(f"privacy.json says require_dp, and privacy.noise {privacy.noise!r} makes a site rely "
                                 "on the others' noise; it must be 'local'")
-        if privacy.noise_multiplier < least:
-            raise PolicyRefused(f"privacy.noise_multiplier {privacy.noise_multiplier:g} is below the {least:g} of this "
-                                "site's privacy.json")
+        noises = {"noise_multiplier": privacy.noise_multiplier}
+        if privacy.clip_quantile is not None:  # a bit has half a sensitivity
+            noises["clip_bit_noise_multiplier"] = 2 * privacy.clip_bit_noise_multiplier
+        for name, sigma in noises.items():
+            if sigma < least:
+                raise PolicyRefused(f"privacy.{name} {getattr(privacy, name):g} is below what the noise_multiplier "
+                                    f"{least:g} of this site's privacy.json asks for")
 
     def _before(self, fl_ctx: FLContext) -> None:
         """Remembers what the server asked, and takes the content of a task that the rules refuse."""

@@ -40,6 +40,10 @@ ZERO = "zero"
 """Header flag of round 0: theta = 0, said and not encrypted."""
 
 # Appended by the controller and executor.
+CLIP_NORM = "clip_norm"
+"""Adapter task, with adaptive clipping: C of this round."""
+CLIP_BIT = "clip_bit"
+"""Reply to it: the noised mean of the bits that say whose update was within C, in [-1/2, 1/2]."""
 VALUES = "values"
 """Reply to an adapter task: D, the length of the update. The server takes spec, backbone, key id and D from the first
 replies (the values most sites agree on; the others are refused) and states them in every later header."""
@@ -72,11 +76,16 @@ STATUS_WRONG_HEADER = "wrong_header"
 STATUS_NO_ENCRYPTION = "encryption_required"
 STATUS_NO_BACKBONE = "backbone_not_allowed"
 STATUS_MISSING_ASSET = "missing_asset"
+STATUS_POLICY = "site_policy"
+"""The site's own privacy.json does not allow the job, or what would leave."""
+STATUS_LOG_STREAMING = "log_streaming_allowed"
+"""The site lets its logs go to the server, round every filter, and takes no task while it does."""
 STATUS_STEP_REFUSED = "step_refused"
 """Theta came farther than clipped and noised updates can carry it; the site stops until its operator has looked."""
 STATUS_STOPPED = "stopped"
 STATUS_FAILED = "failed"
 STATUSES = (STATUS_OK, STATUS_NO_CLIPS, STATUS_DATA_ERROR, STATUS_OUT_OF_MEMORY, STATUS_BUDGET_SPENT,
             STATUS_NO_LEDGER, STATUS_LEDGER, STATUS_WRONG_HEADER, STATUS_NO_ENCRYPTION, STATUS_NO_BACKBONE,
-            STATUS_MISSING_ASSET, STATUS_STEP_REFUSED, STATUS_STOPPED, STATUS_FAILED)
+            STATUS_MISSING_ASSET, STATUS_POLICY, STATUS_LOG_STREAMING,
+            STATUS_STEP_REFUSED, STATUS_STOPPED, STATUS_FAILED)
 """All a failed reply says, as meta STATUS, beside its return code."""

@@ -11,6 +11,7 @@ from privfedtalk_flare.evaluation.summary import SPREAD_FROM
 from privfedtalk_flare.federation.isfa import ScalarError, check_scalars
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS
+from privfedtalk_flare.privacy.adaptive import DIGITS, HALF
 from privfedtalk_flare.settings import COMPONENTS
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -73,6 +74,11 @@ def _busy(value: object) -> bool:
     return times == sorted(times)
 
 
+def clip_bit(value: object) -> bool:
+    """Whether `value` is a noised mean of clip bits, as adaptive.release_bit rounds it."""
+    return number(value, -HALF, HALF) and float(value) == round(float(value), DIGITS)
+
+
 def _snr(value: object) -> bool:
     """At most three significant digits: it comes from decrypted values, and may say no more of them."""
     return number(value, 0) and float(value) == float(f"{value:.3g}")
@@ -91,7 +97,7 @@ def _ledger(value: object) -> bool:
 SCALARS: Mapping[str, Callable[[object], bool]] = {
     p.JOB: text(WORD), p.ROUND: whole, p.NONCE: text(WORD), p.SPEC: text(_HEX, empty=True),
     p.BACKBONE: text(WORD, empty=True), p.KEY_ID: text(_HEX, empty=True), p.VALUES: lambda v: whole(v, 1),
-    p.BUSY: _busy, p.SNR: _snr, p.SCORE: _score, p.COUNT: lambda v: whole(v, 1),
+    p.CLIP_BIT: clip_bit, p.BUSY: _busy, p.SNR: _snr, p.SCORE: _score, p.COUNT: lambda v: whole(v, 1),
     p.IDENTITIES: lambda v: whole(v, 1), p.EPSILON: _epsilon, p.LEDGER: _ledger, p.ADAPTERS: _names, p.VIDEOS: _names,
     p.PHASE: lambda v: isinstance(v, str) and v in COMPONENTS, p.LOSS: number}
 """Every scalar that may leave a site, and the check of its type and range."""

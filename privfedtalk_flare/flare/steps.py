@@ -20,9 +20,21 @@ from safetensors.numpy import save_file
 
 from privfedtalk_flare.files import replaced
 from privfedtalk_flare.flare.failures import HeaderError
-from privfedtalk_flare.flare.protocol import AFTER, AGREED, JOB, MOVED, NONCE, ROUND, STEP_NOISE
+from privfedtalk_flare.flare.protocol import (
+    AFTER,
+    AGREED,
+    CLIP_BIT,
+    CLIP_NORM,
+    IDENTITIES,
+    JOB,
+    MOVED,
+    NONCE,
+    ROUND,
+    STEP_NOISE,
+)
 from privfedtalk_flare.flare.scalars import number
 from privfedtalk_flare.flare.sections import plain
+from privfedtalk_flare.privacy import adaptive
 from privfedtalk_flare.privacy.step import StepRefused, check_step
 from privfedtalk_flare.privacy.words import snr_of_step
 from privfedtalk_flare.settings import PrivacySettings, RoundSettings
@@ -49,7 +61,9 @@ class StepLog:
     variance: float = 0.0
 
     def took(self, eta: float, noise: float) -> None:
-        """Books a step of size `eta` whose updates' weighted sum carries noise of this standard deviation, sqrt(V)."""
+        """Books a step of size `eta`, at the largest C, where the weighted sum of updates would carry noise of this
+        standard deviation, sqrt(V). With adaptive clipping a round's C, and with it both, is smaller: pass eta C_t / C.
+        """
         self.after, self.carried = self.carried, []
         self.noise = eta * noise
         self.reach, self.variance = self.reach + eta, self.variance + self.noise ** 2
@@ -57,6 +71,27 @@ class StepLog:
     def told(self) -> dict[str, Any]:
         """What a task that carries theta says about it."""
         return {AFTER: list(self.after), STEP_NOISE: self.noise, MOVED: [self.reach, self.variance]}
+
+
+def noise_of_sum(stats: Mapping[str, Mapping[str, Any]], privacy: PrivacySettings) -> float:
+    """sqrt(V): the standard deviation, on a coordinate, of the noise in a round's weighted sum, at the largest C.
+
+    `stats`: the aggregator's, site -> weight and number of people, by which its noise is divided.
+    """
+    if privacy.mechanism == "off":
+        return 0.0
+    shares = (told["weight"] / (privacy.people if privacy.shares_noise else told[IDENTITIES])
+              for told in stats.values())
+    return privacy.own_noise_multiplier * privacy.reach * math.sqrt(sum(share ** 2 for share in shares))
+
+
+def next_clip_norm(clip_norm: float, stats: Mapping[str, Mapping[str, Any]], privacy: PrivacySettings) -> float:
+    """C of the next round: the same, or, with adaptive clipping, where the bits of those who sent one move it."""
+    bits = [told[CLIP_BIT] for told in stats.values() if told[CLIP_BIT] is not None]
+    if privacy.clip_quantile is None or not bits:
+        return clip_norm
+    return adaptive.next_clip_norm(clip_norm, bits, quantile=privacy.clip_quantile, step=privacy.clip_step,
+                                   bounds=privacy.clip_bounds)
 
 
 @dataclass(frozen=True)
@@ -85,6 +120,20 @@ def check_header(meta: Mapping[str, Any], job: str, **settings: Any) -> None:
         if differing := sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)):
             raise HeaderError(f"{name}: the server's settings differ from this site's in {', '.join(differing)}; "
                               "config_fed_server.json and config_fed_client.json must agree")
+
+
+def clip_norm_of(meta: Mapping[str, Any], privacy: PrivacySettings) -> float:
+    """C of the round that the task with this `meta` begins. Raises `HeaderError` where the job has it otherwise."""
+    low, high = privacy.clip_bounds
+    told = meta.get(CLIP_NORM)
+    if privacy.clip_quantile is None:
+        if told is not None:
+            raise HeaderError(f"header {CLIP_NORM}: {str(told)[:80]!r}, but this site's C is fixed at {high:g}")
+        return high
+    if not number(told, low * (1 - 1e-9), high * (1 + 1e-9)):
+        raise HeaderError(f"header {CLIP_NORM}: {str(told)[:80]!r} does not lie in [{low:g}, {high:g}], where this "
+                          "site's settings let C move")
+    return float(told)
 
 
 def check(theta: np.ndarray | None, meta: Mapping[str, Any], place: SitePlace, privacy: PrivacySettings,
@@ -118,7 +167,7 @@ def follow(theta: np.ndarray, meta: Mapping[str, Any], place: SitePlace, privacy
         return None
     step = float(np.linalg.norm(theta.astype(np.float64) - seen.theta))
     eta = abs(_moved(meta)[0] - seen.moved[0])
-    return snr_of_step(step, noise, theta.size, eta * privacy.clip_norm)
+    return snr_of_step(step, noise, theta.size, eta * privacy.reach)
 
 
 def refuse_if_stopped(state: Path) -> None:
@@ -147,9 +196,9 @@ def _check(theta: np.ndarray | None, seen: _Seen | None, meta: Mapping[str, Any]
     if eta > rounds.eta * steps * (1 + 1e-9):
         raise StepRefused(f"the server says that theta moved by {eta:g} of eta since round {seen.round}; {steps} "
                           f"rounds at this site's rounds.eta {rounds.eta:g} make {rounds.eta * steps:g} at most")
-    most = privacy.noise_multiplier * privacy.clip_norm * eta  # V <= (sigma C)^2, whatever the server says
+    most = privacy.noise_multiplier * privacy.reach * eta  # V <= (sigma C / q)^2, whatever the server says
     error = 5e-5 * float(np.abs(theta).max()) + 1e-5 * math.sqrt(current)
-    check_step(theta.astype(np.float64) - seen.theta, reach=eta * privacy.clip_norm,
+    check_step(theta.astype(np.float64) - seen.theta, reach=eta * privacy.reach,
                noise_std=min(math.sqrt(variance), most), error=2 * error)
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from privfedtalk_flare.files import locked, write_whole
-from privfedtalk_flare.privacy.accountant import AccountError, Release, View, views
+from privfedtalk_flare.privacy.accountant import Release, View, views
 from privfedtalk_flare.privacy.anchor import check_anchor, read_anchor, write_anchor
 from privfedtalk_flare.privacy.chain import GENESIS, Head, LedgerError, next_line, read
 from privfedtalk_flare.privacy.echo import check_echo
+from privfedtalk_flare.privacy.gaussian import AccountError
 from privfedtalk_flare.privacy.opening import LedgerFiles, NoLedger, read_key, sync_folder
 
 __all__ = ["GENESIS", "TORN", "Budget", "BudgetExceeded", "Entry", "Head", "Ledger", "LedgerError", "NoLedger"]
@@ -122,8 +123,14 @@ class Ledger:
         return self._views([e for e in self._entries if job in (None, e.job)], delta)
 
     def views_so_far(self, delta: float) -> list[dict[str, View]]:
-        """Epsilon by view after each line, of all lines up to it."""
-        return [self._views(self._entries[:number], delta) for number in range(1, len(self._entries) + 1)]
+        """Epsilon by view after each line, of all lines up to it; where people were sampled, an upper bound that is
+        quickly made for all but the last, and never above the last: more lines never cost less."""
+        releases = [entry.release for entry in self._entries]
+        whole = views(releases, delta)
+        earlier = [views(releases[:number], delta, tight=False) for number in range(1, len(releases))]
+        bounded = [{name: replace(view, epsilon=min(view.epsilon, whole[name].epsilon))
+                    for name, view in told.items()} for told in earlier]
+        return [*bounded, whole] if releases else []
 
     def _open(self) -> None:
         self._key = read_key(self.files)

@@ -53,10 +53,11 @@ def _words(ledger: Ledger, delta: float, epsilon_max: float | None) -> list[str]
     if ledger.entries:
         lines.append(f"eps: epsilon at delta {delta:g} of one identity's part in all releases up to that line. receiv: "
                      "whoever holds the decrypted adapter; server: the server alone; both: the server together with a "
-                     "site. sensitivity: of a mean over the site's m people; the noise is sigma times as large. trust: "
-                     "who adds the noise.")
-        words = spent["server"].words  # what it does not cover, and why the server sees what it sees
-        lines.append(f"{words[:1].upper()}{words[1:]}.")
+                     "site. sensitivity: of a mean over the site's m people (M: the number by which all sites divide; "
+                     "q m: people sampled with probability q); the noise is sigma times as large. trust: who adds it.")
+        for name in ("server", "server_and_site") if any(e.release.honest > 1 for e in ledger.entries) else ("server",):
+            words = spent[name].words  # what it does not cover, and why this view sees what it sees
+            lines.append(f"{words[:1].upper()}{words[1:]}.")
     if ledger.torn:
         lines.append("A crash left part of a line at the end; the next booking charges it as one more release.")
     return [*lines, f"ledger {ledger.head.id}, head {ledger.head.head[:16]}, as its anchor has it."]
@@ -69,14 +70,20 @@ def _mechanism(entry: Entry) -> str:
 
 
 def _sigma(entry: Entry) -> str:
-    sigma, score = entry.release.noise_multiplier, entry.release.score_noise_multiplier
-    if sigma is None:
+    release = entry.release
+    if release.noise_multiplier is None:
         return _MISSING
-    return f"{sigma:g}" if score is None else f"{sigma:g}, score {score:g}"
+    more = {"score": release.score_noise_multiplier, "bit": release.clip_bit_noise_multiplier}
+    noted = (f"{name} {sigma:g}" for name, sigma in more.items() if sigma is not None)
+    parts = [f"{release.noise_multiplier:g}", *noted]
+    return ", ".join([*parts, f"of {release.honest} sites"] if release.honest > 1 else parts)
 
 
 def _sensitivity(entry: Entry) -> str:
-    return _MISSING if entry.clip_norm is None else f"{entry.clip_norm:g}/m"
+    if entry.clip_norm is None:
+        return _MISSING
+    q = entry.release.sampling
+    return f"{entry.clip_norm:g}/{'M' if entry.release.honest > 1 else 'm' if q == 1 else f'({q:g} m)'}"
 
 
 def _epsilon(view: View) -> str:

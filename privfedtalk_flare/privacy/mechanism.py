@@ -2,7 +2,8 @@
 
 The unit is one identity, adjacency is zero-out (one identity's contribution replaced by zero, m public): with weights
 v_i <= 1/m the sum's L2 sensitivity is C/m, and noise of standard deviation sigma C/m a coordinate makes one release a
-Gaussian mechanism with noise multiplier sigma.
+Gaussian mechanism with noise multiplier sigma. Under Poisson sampling at rate q all three are divided by q, so that the
+sum means the same: v_i <= 1/(q m), sensitivity C/(q m), noise sigma C/(q m).
 """
 
 from __future__ import annotations
@@ -51,15 +52,42 @@ def gaussian(size: int, std: float) -> np.ndarray:
     return out * (std / math.sqrt(DRAWS))
 
 
-def release(vectors: Sequence[np.ndarray], weights: Sequence[float], *, noise_multiplier: float, clip_norm: float,
-            identities: int) -> np.ndarray:
-    """(D,) float32: sum_i v_i clip(delta_i, C) + N(0, (sigma C / m)^2) on every coordinate.
+class PoissonSample:
+    """Who takes part in one release: each identity with probability q = `rate`, from the operating system's entropy.
 
-    `vectors` are the m raw updates of a site's identities, `weights` the v_i, each in [0, 1/m]; anything else would
-    raise the sensitivity above C/m and is refused.
+    Drawn once, when it is first asked for, and the same from then on: whoever trains and whoever releases must mean the
+    same people. It is secret: whoever learns it has the account of full participation.
     """
-    total = average([clip(vector, clip_norm) for vector in vectors], weights, identities=identities)
-    return (total + gaussian(total.size, noise_std(noise_multiplier, clip_norm, identities))).astype(np.float32)
+
+    def __init__(self, rate: float) -> None:
+        if not 0 < rate <= 1:
+            raise MechanismError(f"sampling rate q must lie above 0 and at most at 1, got {rate!r}")
+        self._rate = rate
+        self._drawn: np.ndarray | None = None
+
+    def of(self, identities: int) -> np.ndarray:
+        """(m,) bool for a site's m = `identities`; another m than the first time is refused."""
+        if self._drawn is None:
+            self._drawn = _uniform(identities) < self._rate
+        if self._drawn.shape != (identities,):
+            raise MechanismError(f"a sample of {self._drawn.size} identities was drawn, and is now asked about "
+                                 f"{identities}")
+        return self._drawn.copy()
+
+    def __repr__(self) -> str:
+        return f"PoissonSample({self._rate:g})"  # and never who
+
+
+def release(vectors: Sequence[np.ndarray], weights: Sequence[float], *, noise_multiplier: float, clip_norm: float,
+            identities: int, sampling: float = 1.0) -> np.ndarray:
+    """(D,) float32: sum_i v_i clip(delta_i, C) / q + N(0, (sigma C / (q m))^2) on every coordinate.
+
+    `vectors` are the m raw updates of a site's identities, zeros for those who were not sampled, `weights` the v_i,
+    each in [0, 1/m]; anything else would raise the sensitivity above C/(q m) and is refused. `sampling` is q.
+    """
+    total = average([clip(vector, clip_norm) for vector in vectors], weights, identities=identities) / sampling
+    std = noise_std(noise_multiplier, clip_norm / sampling, identities)
+    return (total + gaussian(total.size, std)).astype(np.float32)
 
 
 def average(vectors: Sequence[np.ndarray], weights: Sequence[float], *, identities: int) -> np.ndarray:
@@ -109,11 +137,16 @@ def release_score(scores: Sequence[float], *, release: str, noise_multiplier: fl
 def _normal(size: int) -> np.ndarray:
     """(size,) standard normal float64 by Box and Muller, from 53-bit uniforms of os.urandom."""
     pairs = (size + 1) // 2
-    bits = np.frombuffer(os.urandom(16 * pairs), np.uint64) >> np.uint64(11)
-    uniform = bits.astype(np.float64).reshape(2, pairs) * 2.0 ** -53
+    uniform = _uniform(2 * pairs).reshape(2, pairs)
     radius = np.sqrt(-2.0 * np.log1p(-uniform[0]))  # 1 - u lies in (0, 1]
     angle = 2.0 * math.pi * uniform[1]
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+
+
+def _uniform(size: int) -> np.ndarray:
+    """(size,) float64 in [0, 1), 53 bits each of os.urandom."""
+    bits = np.frombuffer(os.urandom(8 * size), np.uint64) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0 ** -53
 
 
 def _positive(value: float | None, name: str) -> None:

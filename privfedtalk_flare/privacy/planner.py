@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privfedtalk_flare.federation.isfa import sealed_weights
-from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA, AccountError, noise_multiplier_for
+from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
+from privfedtalk_flare.privacy.gaussian import AccountError, noise_multiplier_for
 from privfedtalk_flare.privacy.sampled import ACCOUNTANTS, accountant_words, sampled_epsilon
 from privfedtalk_flare.privacy.words import snr_bound
 from privfedtalk_flare.settings import CLAIMS, MODES, SettingsError, setting

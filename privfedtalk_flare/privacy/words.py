@@ -31,8 +31,19 @@ def snr_bound(identities: float, noise_multiplier: float, sites: int, size: int)
     return identities / (noise_multiplier * math.sqrt(sites * size))
 
 
-def handful_words(identities: int, snr: float, epsilon: float) -> str:
-    """One sentence for people: what `identities` people at this `epsilon` make of the shared adapter at this `snr`."""
+def known_snr(estimate: float | None, bound: float, size: int) -> tuple[float, bool]:
+    """(SNR, whether it is only the most that it can be): the `estimate` of a step of `size` values where it says
+    something, which it does from D^(-1/4) on (`snr_of_step`); below that, or without one, what is known is a bound.
+    """
+    if estimate is None:
+        return bound, True
+    resolution = size ** -0.25
+    return (estimate, False) if estimate >= resolution else (min(bound, resolution), True)
+
+
+def handful_words(identities: int, snr: float, epsilon: float, *, most: bool = False) -> str:
+    """One sentence for people: what `identities` people at this `epsilon` make of the shared adapter at this `snr`,
+    or, with `most`, where it is no larger than this."""
     people = "1 person" if identities == 1 else f"{identities} people"
     if math.isinf(epsilon):
         return f"No epsilon is promised to the {people} of this run: their updates carry too little noise or none."
@@ -40,8 +51,10 @@ def handful_words(identities: int, snr: float, epsilon: float) -> str:
     if epsilon > 20:
         promise += " (so large that it promises little)"
     if snr >= 1:
-        return f"{promise}: the signal is {snr:.2g} times the noise, so the shared adapter learns from them."
-    text = f"{promise}: the noise is {_times(snr)} the signal, so the shared adapter learns next to nothing from them."
+        return (f"{promise}: the signal is {'at most ' if most else ''}{snr:.2g} times the noise, so the shared "
+                f"adapter {'can learn' if most else 'learns'} from them.")
+    text = (f"{promise}: the noise is {'at least ' if most else ''}{_times(snr)} the signal, so the shared adapter "
+            "learns next to nothing from them.")
     if identities < HANDFUL:
         text += " With a handful of people this shows the machinery; it takes hundreds to learn something under it."
     return text

@@ -15,7 +15,7 @@ from privfedtalk_flare.generator.codec import to_tensor
 from privfedtalk_flare.generator.denoiser import WINDOW, Conditions, draw_noise, predict_clean
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
-from privfedtalk_flare.training.cache import CachedClip, draw_windows
+from privfedtalk_flare.training.cache import CachedClip, WindowBatch, draw_windows
 from privfedtalk_flare.training.objective import denoising_loss, proximal_loss, tdc_loss
 
 
@@ -69,29 +69,11 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
     """
     parameters = list(parameters)
     anchors = [p.detach().clone() for p in parameters] if settings.proximal else []
-    scheduler, device = generator.scheduler, generator.denoiser.device
-    alphas = scheduler.alphas_cumprod.to(device)
     noise_source = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    mask = generator.mask.to(device)
 
     def loss_of() -> torch.Tensor:
         windows = draw_windows(rng, clips, settings.batch, WINDOW)
-        clean = windows.clean.to(device)
-        drawn = torch.rand(len(clean), generator=noise_source).sqrt()
-        step = (drawn * scheduler.config.num_train_timesteps).long()
-        noise = draw_noise(clean.shape, noise_source).to(device)
-        step = step.to(device)
-        dropped = torch.rand(len(clean), generator=noise_source) < settings.audio_dropout
-        tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
-        pictures = to_tensor(windows.frames).to(device)
-        moved, known = generator.align(pictures, to_tensor(windows.reference).to(device))
-        conditions = Conditions(mask, windows.masked.to(device), known, tokens)
-        predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
-        loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
-        if alignment:
-            loss = loss + alignment * ((moved - pictures) ** 2).mean()
-        if settings.tdc:
-            loss = loss + settings.tdc * tdc_loss(predicted, clean, alphas[step])
+        loss = window_loss(generator, windows, settings, noise_source, alignment)
         if settings.proximal:
             loss = loss + settings.proximal * proximal_loss(parameters, anchors)
         return loss
@@ -101,6 +83,30 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
         return fit(parameters, loss_of, settings.steps, settings.learning_rate, schedule, weight_decay)
     finally:
         generator.denoiser.eval()
+
+
+def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, settings: TrainingSettings,
+                source: torch.Generator, alignment: float = 0.0) -> torch.Tensor:
+    """denoising + tdc * TDC + alignment * squared error of the moved reference, on `windows`, whose timesteps, noise
+    and dropped audio are drawn from `source`."""
+    scheduler, device = generator.scheduler, generator.denoiser.device
+    clean, mask = windows.clean.to(device), generator.mask.to(device)
+    drawn = torch.rand(len(clean), generator=source).sqrt()
+    step = (drawn * scheduler.config.num_train_timesteps).long()
+    noise = draw_noise(clean.shape, source).to(device)
+    step = step.to(device)
+    dropped = torch.rand(len(clean), generator=source) < settings.audio_dropout
+    tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
+    pictures = to_tensor(windows.frames).to(device)
+    moved, known = generator.align(pictures, to_tensor(windows.reference).to(device))
+    conditions = Conditions(mask, windows.masked.to(device), known, tokens)
+    predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
+    loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
+    if alignment:
+        loss = loss + alignment * ((moved - pictures) ** 2).mean()
+    if settings.tdc:
+        loss = loss + settings.tdc * tdc_loss(predicted, clean, scheduler.alphas_cumprod.to(device)[step])
+    return loss
 
 
 def low_precision() -> contextlib.AbstractContextManager[None]:

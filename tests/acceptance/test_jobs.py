@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -20,13 +22,18 @@ pytestmark = pytest.mark.acceptance
 
 
 def run(*command: str | Path, cwd: Path, minutes: float = MINUTES) -> str:
-    """The output of a command, which must end well and in time. Its home is `cwd`, so that no ledger of an earlier run
-    counts."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, "HOME": str(cwd)},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60 * minutes,
-                          check=False)
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    """The output of a command, which must end well and in time, and leaves no process. Its home is `cwd`, so that no
+    ledger of an earlier run counts, and what it imports is what is installed."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with subprocess.Popen([str(part) for part in command], cwd=cwd, env={**env, "HOME": str(cwd)}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=60 * minutes)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # FLARE's own children outlive it where it was stopped
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output[-4000:]
+    return output
 
 
 def assert_whole(summary: Summary) -> None:

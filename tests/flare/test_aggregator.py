@@ -76,7 +76,6 @@ def test_rounds_add_up_with_eta_and_isfa_weights(scheme):
         np.testing.assert_allclose(theta(aggregator), truth, atol=4e-5)
         assert model.params_type == ParamsType.FULL and set(model.params) == set(aggregator.theta)
         assert aggregator.stats["site-1"]["weight"] == pytest.approx(w[0])
-        assert aggregator.step_variance == pytest.approx((w ** 2 / 4).sum())
     assert aggregator.values == SIZE and aggregator.spec == "0" * 64
     # Six chunks of about 45 kB; in clear, four bytes a value.
     assert aggregator.bytes_down == 4 * SIZE if scheme == "off" else 20 * SIZE < aggregator.bytes_down < 40 * SIZE + 5e4
@@ -110,6 +109,16 @@ def test_without_a_public_score_sites_weigh_by_count_or_alike(mode, kept, weight
 def test_a_count_out_of_its_range_is_refused_where_it_weighs(count):
     aggregator = make("off", mode="counts")
     assert "count" in aggregator.accept_model(reply(scheme="off", count=count, without=(p.SCORE,)))
+
+
+@pytest.mark.parametrize("bit", [0.6, -0.501, math.nan, "0.1", 0.12345, True])
+def test_a_clip_bit_out_of_its_range_or_grid_is_refused(bit):
+    aggregator = make("off", mode="uniform")
+    reason = aggregator.accept_model(reply(scheme="off", without=(p.SCORE, p.COUNT), **{p.CLIP_BIT: bit}))
+    assert "clip_bit" in reason
+    assert not aggregator.accept_model(reply("site-2", scheme="off", without=(p.SCORE, p.COUNT), **{p.CLIP_BIT: -0.25}))
+    aggregator.aggregate_model()
+    assert aggregator.stats["site-2"][p.CLIP_BIT] == -0.25
 
 
 def test_the_cap_binds_and_is_said():

@@ -32,12 +32,14 @@ from privfedtalk_flare.flare.egress import EgressFilter
 from privfedtalk_flare.flare.keys import client_context
 from privfedtalk_flare.flare.replies import bare, status_reply, without_payload
 from privfedtalk_flare.flare.scalars import SCALARS
+from privfedtalk_flare.privacy.accountant import Release
 from privfedtalk_flare.settings import EncryptionSettings
 
 SIZE = 2500
 HEADER = {p.JOB: JOB, p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
 LISTED = {
-    p.TASK_ADAPTER: {*p.HEADER, p.VALUES, p.BUSY, p.SNR, p.SCORE, p.COUNT, p.IDENTITIES, p.EPSILON, p.LEDGER},
+    p.TASK_ADAPTER: {*p.HEADER, p.VALUES, p.BUSY, p.SNR, p.SCORE, p.COUNT, p.CLIP_BIT, p.IDENTITIES, p.EPSILON,
+                     p.LEDGER},
     p.TASK_PERSONALIZE: {*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.ADAPTERS},
     p.TASK_VALIDATE: {*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.VIDEOS},
     p.TASK_BACKBONE: {*p.HEADER, p.PHASE, p.COUNT, p.LOSS, p.BUSY}}
@@ -49,7 +51,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FLContext]:
     """A context a task, and a chunk of ciphertext under the site's own key."""
     made = {task: context(tmp_path_factory.mktemp("site"), task=task) for task in p.TASKS}
     for fl_ctx in made.values():
-        book(fl_ctx, HEADER)
+        book(fl_ctx, HEADER, Release(1.0))
     return made
 
 
@@ -64,7 +66,8 @@ def good(task: str, chunks: dict[str, np.ndarray]) -> Shareable:
     kind, meta = DataKind.METRICS, {**HEADER, p.BUSY: [[100, 110]], p.SNR: 0.663, p.IDENTITIES: 2}
     if task == p.TASK_ADAPTER:
         kind, data = DataKind.WEIGHTS, dict(chunks)
-        meta |= {p.VALUES: SIZE, p.SCORE: 0.75, p.COUNT: 8, p.EPSILON: {"receivers": 4.38},
+        meta |= {p.VALUES: SIZE, p.SCORE: 0.75, p.COUNT: 8, p.CLIP_BIT: -0.125,
+                 p.EPSILON: {"receivers": 4.38},
                  p.LEDGER: {"id": "a" * 32, "count": 1, "head": "b" * 64}}
     elif task == p.TASK_PERSONALIZE:
         data, meta[p.ADAPTERS] = {p.METRICS: {"loss": 0.1}}, ["identities/0123456789ab/adapter.safetensors"]

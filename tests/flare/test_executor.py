@@ -64,7 +64,7 @@ class _Work:
     def personalize(self, theta: np.ndarray) -> dict[str, float]:
         return {"loss": 0.1}
 
-    def save_shared_adapter(self, theta: np.ndarray, folder: Path) -> None:
+    def save_shared_adapter(self, theta: np.ndarray, folder: Path, key: str) -> None:
         pass
 
     def validate(self, theta: np.ndarray) -> SimpleNamespace:

@@ -1,18 +1,18 @@
 """The site's filters on real contexts, keys, ledgers and payloads; the chain as FLARE runs it is in test_fedavg.py."""
 
+import math
 import re
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from chain import HEADER, SIZE, Site, Update, person
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.filter import ContentBlockedException
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
-from nvflare.apis.fl_context import FLContextManager
 from nvflare.apis.shareable import make_reply
-from nvflare.apis.workspace import Workspace
 from nvflare.app_common.decomposers.numpy_decomposers import NumpyArrayDecomposer
 from nvflare.fuel.utils import fobs
 
@@ -22,10 +22,7 @@ from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.books import book
 from privfedtalk_flare.flare.chunks import from_params, to_params
 from privfedtalk_flare.flare.filters import (
-    DecryptAdapter,
     EgressFilter,
-    EncryptUpdate,
-    PrivacyFilter,
     ReserveRelease,
     raw_reply,
     status_reply,
@@ -33,66 +30,18 @@ from privfedtalk_flare.flare.filters import (
 from privfedtalk_flare.flare.keys import client_context, server_context
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.flare.steps import STOPPED, StepLog
+from privfedtalk_flare.privacy import mechanism
+from privfedtalk_flare.privacy.accountant import Release
 from privfedtalk_flare.privacy.ledger import Ledger
 from privfedtalk_flare.privacy.opening import LedgerFiles, create
-from privfedtalk_flare.settings import EncryptionSettings, PrivacySettings, ReliabilitySettings, RoundSettings
-
-SIZE = 2500
-HEADER = {p.JOB: "job-1", p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
-
-
-@dataclass(frozen=True)
-class Update:
-    """What the executor hands over: `training.site.IdentityUpdate` has these fields."""
-
-    vector: np.ndarray
-    score: float
-    count: int
-
-
-class Site:
-    """One simulated site: a FLARE context on a workspace of its own, and the filters of the shipped job."""
-
-    def __init__(self, root, task=p.TASK_ADAPTER, yaml="", name="site-1", **settings):
-        (root / name / "local").mkdir(parents=True, exist_ok=True)
-        (root / name / "startup").mkdir(exist_ok=True)
-        self.state = root / "state" / name
-        (root / name / "local" / "privfedtalk.yaml").write_text(f"state: {self.state}\n{yaml}")
-        self.scalars = []
-        manager = FLContextManager(engine=self, identity_name=name, job_id="job-1", private_stickers={
-            FLContextKey.SIMULATE_MODE: True, FLContextKey.WORKSPACE_OBJECT: Workspace(str(root / name), name)})
-        self.ctx = manager.new_context()
-        self.ctx.set_prop(FLContextKey.TASK_NAME, task, private=True, sticky=False)
-        privacy, reliability = settings.get("privacy", {}), settings.get("reliability", {})
-        encryption = settings.get("encryption", {})
-        encrypted = encryption.get("scheme") != "off"
-        self.data = [DecryptAdapter(encryption)] * encrypted + [ReserveRelease(privacy, reliability,
-                                                                                  settings.get("rounds"))]
-        self.result = [PrivacyFilter(privacy, reliability)] + [EncryptUpdate(encryption)] * encrypted
-        self.egress = EgressFilter(encryption)
-
-    def fire_event(self, event_type, fl_ctx):
-        """As FLARE's engine: what would leave as an analytics event."""
-        dxo = from_shareable(fl_ctx.get_prop(FLContextKey.EVENT_DATA))
-        self.scalars.append((dxo.data["track_key"], dxo.data["track_value"]))
-
-    def receive(self, data=None, **meta):
-        task = DXO(DataKind.WEIGHTS, data=data or {}, meta={**HEADER, p.ZERO: not data, **meta}).to_shareable()
-        for one in self.data:
-            task = one.process(task, self.ctx)
-        return from_shareable(task)
-
-    def send(self, updates, header=HEADER):
-        reply = raw_reply(updates, {**header, p.VALUES: SIZE, p.BUSY: [[1, 2]]})
-        for one in [*self.result, self.egress]:
-            reply = one.process(reply, self.ctx)
-        return from_shareable(reply)
-
-    def leave(self, dxo):
-        return from_shareable(self.egress.process(dxo.to_shareable(), self.ctx))
-
-    def key(self):
-        return client_context(self.ctx, EncryptionSettings())
+from privfedtalk_flare.settings import (
+    EncryptionSettings,
+    PrivacySettings,
+    ReliabilitySettings,
+    RoundSettings,
+    SettingsError,
+    parse,
+)
 
 
 @contextmanager
@@ -105,10 +54,6 @@ def blocked(caplog, reason=""):
     assert caught.value.__cause__ is None and caught.value.__context__ is None
     assert re.search(reason, caplog.text), caplog.text
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-
-
-def person(seed=0, scale=1.0, score=0.75, count=4):
-    return Update(np.random.default_rng(seed).normal(size=SIZE).astype(np.float32) * scale, score, count)
 
 
 def booked(site):
@@ -146,6 +91,111 @@ def test_the_score_travels_in_metadata_mode_only_and_the_count_where_it_weighs(t
     site.receive()
     meta = site.send([person()]).meta
     assert (p.SCORE in meta, p.COUNT in meta) == (score, count)
+
+
+@pytest.mark.parametrize("mode", ["sealed", "uniform"])
+def test_each_round_draws_its_own_sample_and_who_is_not_in_it_counts_with_zeros(tmp_path, mode, monkeypatch):
+    """A tiny noise, so that the update shows who is in it."""
+    drawn = []
+    monkeypatch.setattr(mechanism.PoissonSample, "of", lambda sample, m, of=mechanism.PoissonSample.of: (
+        drawn.append(of(sample, m)), drawn[-1])[1])
+    site = Site(tmp_path, privacy={"sampling": 0.5, "noise_multiplier": 1e-3, "clip_norm": 1.0},
+                reliability={"mode": mode, "gamma": 0.0, "max_clips": 4})
+    people = [Update(np.eye(16, SIZE, i, dtype=np.float32)[0], 0.75, 4) for i in range(16)]
+    for number in range(4):
+        header = {**HEADER, p.NONCE: f"{number:04x}"}
+        site.receive(**header)
+        sent = site.send(people, header)
+        update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+        np.testing.assert_allclose(update[:16], drawn[number] / 8, atol=0.002)  # 1 / (q m)
+        assert sent.meta[p.IDENTITIES] == 16 and "sample" not in repr(sent.meta)
+    assert len(drawn) == 4 and len({sample.tobytes() for sample in drawn}) > 1
+    assert [entry.release.sampling for entry in Ledger(site.state).entries] == [0.5] * 4
+
+
+def test_an_empty_sample_leaves_as_noise_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(mechanism.PoissonSample, "of", lambda sample, m: np.zeros(m, bool))
+    site = Site(tmp_path, privacy={"sampling": 0.25, "clip_norm": 0.1}, reliability={"mode": "uniform"})
+    site.receive()
+    update = packing.decrypt(from_params(site.send([person(0, 100.0), person(1, 100.0)]).data), SIZE, site.key())
+    assert update.std() == pytest.approx(0.1 / (0.25 * 2), rel=0.1)
+    assert np.abs(np.corrcoef(update, person(0).vector)[0, 1]) < 0.1
+
+
+DISTRIBUTED = {"noise": "distributed", "honest_sites": 4, "people": 5, "noise_multiplier": 2.0, "clip_norm": 0.1}
+SAME = {p.AGREED: {"privacy": plain(parse(PrivacySettings, DISTRIBUTED, "privacy"))}}
+
+
+@pytest.mark.parametrize("mode", ["uniform", "sealed"])
+def test_distributed_noise_is_a_share_and_every_site_divides_by_the_same_m(tmp_path, mode):
+    reliability = {"mode": mode, "gamma": 0.0, "max_clips": 4}
+    site = Site(tmp_path, privacy=DISTRIBUTED, reliability=reliability, rounds={"min_sites": 5})
+    site.receive(**SAME)
+    sent = site.send([person(0, 0.0), person(1, 0.0)])
+    update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+    assert update.std() == pytest.approx(2.0 / math.sqrt(4) * 0.1 / 5, rel=0.1)
+    assert sent.meta[p.IDENTITIES] == 2
+    booked, = Ledger(site.state).entries
+    assert (booked.trust, booked.release.honest, booked.release.noise_multiplier) == ("distributed", 4, 2.0)
+    quiet = Site(tmp_path / "quiet", privacy={**DISTRIBUTED, "noise_multiplier": 1e-3, "clip_norm": 1.0},
+                 reliability=reliability, rounds={"min_sites": 5})
+    quiet.receive(**{p.AGREED: {}})
+    people = [person(0, 1e-3), person(1, 1e-3)]
+    update = packing.decrypt(from_params(quiet.send(people).data), SIZE, quiet.key())
+    np.testing.assert_allclose(update, (people[0].vector + people[1].vector) / 5, atol=1e-3)
+
+
+def test_distributed_noise_needs_encryption_and_no_more_people_than_agreed(tmp_path, caplog):
+    open_site = {"encryption": {"scheme": "off"}, "yaml": "require_encryption: false\n", "rounds": {"min_sites": 5}}
+    bare = Site(tmp_path / "bare", privacy=DISTRIBUTED, reliability={"mode": "uniform"}, **open_site)
+    assert bare.receive(**SAME).meta[p.STATUS] == p.STATUS_NO_ENCRYPTION
+    site = Site(tmp_path, privacy=DISTRIBUTED, reliability={"mode": "uniform"}, rounds={"min_sites": 5})
+    assert site.receive().meta[p.STATUS] == p.STATUS_WRONG_HEADER  # nobody says that all have the same settings
+    site.receive(**SAME)
+    with blocked(caplog, "this site has 6 people, and the job's privacy.people"):
+        site.send([person(number) for number in range(6)])
+    with pytest.raises(SettingsError, match="takes 5 replies or more"):
+        ReserveRelease(DISTRIBUTED, {"mode": "uniform"}, {"min_sites": 4})
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_plain_update_with_a_share_of_the_noise_never_leaves(tmp_path, caplog, shares):
+    """Whatever chain a job has: here one that decrypts tasks and does not encrypt results."""
+    site = Site(tmp_path, yaml="require_encryption: false\n")
+    book(site.ctx, HEADER, Release(1.0, honest=4 if shares else 1))
+    plain_update = DXO(DataKind.WEIGHTS, data={p.PLAIN: np.ones(SIZE, np.float32)}, meta={**HEADER, p.VALUES: SIZE})
+    site.egress = EgressFilter({"scheme": "off"})
+    if not shares:
+        assert set(site.leave(plain_update).data) == {p.PLAIN}
+        return
+    with blocked(caplog, "where sites do not share the noise"):
+        site.leave(plain_update)
+
+
+ADAPTIVE = {"clip_quantile": 0.5, "clip_norm": 0.1, "clip_range": 4.0, "noise_multiplier": 1e-3,
+            "clip_bit_noise_multiplier": 1e-3}
+
+
+def test_with_adaptive_clipping_the_tasks_c_clips_and_the_bit_leaves(tmp_path):
+    site = Site(tmp_path, privacy=ADAPTIVE, reliability={"mode": "uniform"})
+    site.receive(**{p.CLIP_NORM: 0.2})
+    long, short = person(0), person(1, 0.001)
+    sent = site.send([long, short, long, person(2, np.nan)])
+    update = packing.decrypt(from_params(sent.data), SIZE, site.key())
+    norm = np.linalg.norm(long.vector)
+    np.testing.assert_allclose(update, (2 * long.vector * (0.2 / norm) + short.vector) / 4, atol=2e-3)
+    assert sent.meta[p.CLIP_BIT] == pytest.approx(-0.125, abs=0.01)  # one within, two above, one that failed
+    booked, = Ledger(site.state).entries
+    assert booked.clip_norm == 0.2 and booked.release.clip_bit_noise_multiplier == 1e-3
+
+
+@pytest.mark.parametrize(("told", "privacy"), [
+    ({p.CLIP_NORM: 0.5}, ADAPTIVE), ({p.CLIP_NORM: 0.02}, ADAPTIVE), ({p.CLIP_NORM: np.nan}, ADAPTIVE),
+    ({p.CLIP_NORM: "0.1"}, ADAPTIVE), ({}, ADAPTIVE), ({p.CLIP_NORM: 0.1}, {"clip_norm": 0.1})])
+def test_a_task_with_a_c_that_the_job_does_not_know_is_declined_and_costs_nothing(tmp_path, told, privacy):
+    site = Site(tmp_path, privacy=privacy, reliability={"mode": "uniform"})
+    assert site.receive(**told).meta[p.STATUS] == p.STATUS_WRONG_HEADER
+    assert booked(site) == 0
 
 
 @pytest.mark.parametrize(("mechanism", "mode", "sent"), [
@@ -443,7 +493,7 @@ def test_a_filter_that_breaks_names_nothing_where_others_read_it(tmp_path, caplo
     site = Site(tmp_path, yaml="corpse: /home/ann/clips\n")
     assert site.receive().meta[p.STATUS] == p.STATUS_FAILED
     assert "unknown setting 'corpse'" in caplog.text
-    book(site.ctx, HEADER)
+    book(site.ctx, HEADER, Release(1.0))
     with blocked(caplog, "corpse"):
         site.leave(DXO(DataKind.WEIGHTS, data={p.PLAIN: np.zeros(SIZE, np.float32)}, meta={**HEADER, p.VALUES: SIZE}))
     declined = site.data[0].process(make_reply(ReturnCode.OK), site.ctx)  # no DXO at all
@@ -557,7 +607,7 @@ def test_plain_weights_leave_in_the_backbone_phase_if_the_site_allows_it(tmp_pat
 
     def leave(**site):
         made = Site(tmp_path, task=p.TASK_BACKBONE, **site)
-        book(made.ctx, HEADER)
+        book(made.ctx, HEADER, Release(1.0))
         return made.leave(weights).data
 
     assert set(leave()) == {"codec/conv.weight"}

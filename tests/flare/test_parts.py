@@ -347,7 +347,8 @@ def test_a_summary_of_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_round_state_is_replaced_whole(tmp_path: Path) -> None:
     for number in (1, 2):
-        path = save_round(tmp_path / "rounds", "job", {"chunk_0000": np.arange(5, dtype=np.uint8)}, {"round": number})
+        path = save_round(tmp_path / "rounds" / "job.safetensors", {"chunk_0000": np.arange(5, dtype=np.uint8)},
+                          {"round": number})
     assert [file.name for file in (tmp_path / "rounds").iterdir()] == ["job.safetensors"]
     assert path.read_bytes().endswith(bytes(range(5)))
 
@@ -367,15 +368,17 @@ def test_epsilon_is_told_by_who_looks_with_what_it_does_not_cover() -> None:
         "round 1/3  site-1 weight 0.50 score 0.75 (share cap)  site-2 weight 0.20  epsilon 6.10 (receivers, server "
         "with a site), 3.00 (server) given public metadata  3 s")
     words = round_words(entry, 4, 90_112, PrivacySettings(), metadata, ("adapter", "validate"))
-    assert words.startswith("epsilon 6.10 for 4 people: the noise is 100 times the signal")
+    assert words.startswith("epsilon 6.10 for 4 people: the noise is at least 106 times the signal")
     assert "clip count are published and lie outside this promise" in words and "Metrics leave a site" in words
     assert "published" not in round_words(entry, 4, 90_112, PrivacySettings(), ReliabilitySettings(mode="sealed"),
                                           ("adapter",))
     for unscored in (ReliabilitySettings(release="noised"), ReliabilitySettings(mode="counts")):
         said = round_words(entry, 4, 90_112, PrivacySettings(), unscored, ("adapter",))
         assert "clip count is published" in said and "score" not in said
-    unknown = round_words(replace(entry, snr=None), 4, 90_112, PrivacySettings(), metadata, ("adapter",))
-    assert unknown.startswith("epsilon 6.10 for 4 people: the noise is 106 times the signal")  # 4 / sqrt(2 D) at most
+    unknown = round_words(replace(entry, snr=None), 4, 90_112, PrivacySettings(), metadata, ("adapter", "validate"))
+    assert unknown == words  # 4 / sqrt(2 D) at most, whatever an estimate of .01 says
+    clear = round_words(replace(entry, snr=0.5), 4, 90_112, PrivacySettings(), metadata, ("adapter",))
+    assert clear.startswith("epsilon 6.10 for 4 people: the noise is 2.0 times the signal")
     open_round = Round(1, {"receivers": "unbounded"}, None, None, {}, {})
     assert round_words(open_round, 4, 1, PrivacySettings(), metadata, ("adapter",)).startswith("No epsilon is promised")
 

@@ -165,7 +165,7 @@ def test_a_job_within_the_rules_goes_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("privacy", "said"), [
     ({"mechanism": "off"}, "mechanism 'off'; it must be 'gaussian'"),
-    ({"noise_multiplier": 0.5}, "privacy.noise_multiplier 0.5 is below the 1 of this site's privacy.json")])
+    ({"noise_multiplier": 0.5}, "privacy.noise_multiplier 0.5 is below what the noise_multiplier 1 of this site's")])
 def test_less_noise_than_the_site_demands_is_refused_before_anything_trains_or_is_booked(
         tmp_path: Path, caplog: pytest.LogCaptureFixture, privacy: dict[str, Any], said: str) -> None:
     job = Job(tmp_path, privacy=privacy)
@@ -175,6 +175,15 @@ def test_less_noise_than_the_site_demands_is_refused_before_anything_trains_or_i
     assert {r.levelname for r in caplog.records if r.name.startswith("privfedtalk_flare")} <= {"WARNING", "INFO"}
     free = Job(tmp_path / "free", privacy=privacy, policy=False)
     assert not refused(free.run()), "without the site's own rules the job decides: this is what they are for"
+
+
+def test_a_clip_bit_with_less_noise_than_the_site_demands_is_refused(tmp_path: Path,
+                                                                     caplog: pytest.LogCaptureFixture) -> None:
+    """It has half a sensitivity, so half of sigma is as much."""
+    for sigma, fits in ((0.4, False), (0.5, True)):
+        caplog.clear()
+        Job(tmp_path / str(sigma), privacy={"clip_quantile": 0.5, "clip_bit_noise_multiplier": sigma}).run()
+        assert (f"privacy.clip_bit_noise_multiplier {sigma:g} is below what" in caplog.text) != fits
 
 
 def test_more_noise_than_the_site_demands_goes_through(tmp_path: Path) -> None:

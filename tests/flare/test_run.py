@@ -149,6 +149,19 @@ def test_the_server_holds_no_secret_key(run: Run, wire: bytes) -> None:
         tenseal.ckks_vector_from(context, chunk.tobytes()).decrypt()
 
 
+def test_no_name_of_a_person_or_clip_and_no_path_of_a_site_is_in_what_a_site_sends_or_the_server_holds(
+        run: Run, wire: bytes) -> None:
+    rendered = sorted((run.workspace.parent / "run-state").glob("site-*/synthetic/*/*/*.mp4"))
+    assert len(rendered) == 8
+    private = {path.parent.name for path in rendered} | {str(path.parents[3]) for path in rendered}
+    private |= {f"{path.parent.name}/{path.stem}" for path in rendered}
+    held = all_bytes(run.workspace / "server") + all_bytes(state(run, "server"))
+    for site in ("site-1", "site-2"):
+        heard = b"".join(path.read_bytes() for path in (run.workspace.parent / "tap").glob(f"{site}-*"))
+        assert site.encode() in heard and site.encode() in held
+        assert not [name for name in sorted(private) if name.encode() in heard or name.encode() in held]
+
+
 def test_the_server_keeps_the_state_of_the_last_round(run: Run) -> None:
     path = state(run, "server") / "rounds" / "simulate_job.safetensors"
     with safe_open(str(path), framework="numpy") as file:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import stat
+from dataclasses import replace
 
 import pytest
 from ledgers import SITE, book, entry, site_budget
@@ -133,6 +134,27 @@ def test_the_table_says_what_each_release_cost_and_what_is_left(state):
     assert f"3 releases; epsilon_max 8, of which {left:.2f} is left." in said
     assert "outside this promise" in " ".join(said.split())
     assert Ledger(state).head.id in said
+
+
+def test_epsilon_after_each_line_never_falls_and_ends_where_the_whole_ledger_stands(state):
+    ledger = Ledger(state)
+    for number in range(6):
+        release = Release(1.0, "sealed", sampling=0.1 + number / 100)
+        ledger.reserve(replace(entry(number), release=release))
+    told = [line["receivers"].epsilon for line in ledger.views_so_far(1e-5)]
+    assert told == sorted(told) and len(told) == 6
+    assert told[-1] == ledger.epsilon(1e-5)["receivers"].epsilon
+
+
+def test_the_table_shows_samples_shares_and_bits(state):
+    ledger = Ledger(state)
+    booked = Release(2.0, sampling=0.25, clip_bit_noise_multiplier=10.0), Release(3.0, honest=4)
+    for number, release in enumerate(booked):
+        ledger.reserve(replace(entry(number), release=release))
+    shown = " ".join(render(ledger, "site-1", 1e-5, None, 150).split())
+    for text in ("2, bit 10", "0.1/(0.25 m)", "3, of 4 sites", "0.1/M", "As long as nobody learns in which rounds",
+                 "beside whoever looks", "each upload opened by itself holds one site's share"):
+        assert text in shown
 
 
 def test_the_table_says_what_carried_no_noise(state):

@@ -1,4 +1,5 @@
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy import stats
 
 from privfedtalk_flare.federation.isfa import check_scalars
 from privfedtalk_flare.privacy import mechanism
-from privfedtalk_flare.privacy.mechanism import MechanismError
+from privfedtalk_flare.privacy.mechanism import MechanismError, PoissonSample
 
 FINITE = st.floats(-1e300, 1e300, allow_nan=False)
 
@@ -94,6 +95,37 @@ def test_release_refuses_what_would_raise_the_sensitivity(count, weights, match)
 def test_release_refuses_no_noise(sigma):
     with pytest.raises(MechanismError, match="sigma"):
         mechanism.release([np.zeros(5)], [1.0], noise_multiplier=sigma, clip_norm=1.0, identities=1)
+
+
+def test_a_sample_takes_each_identity_with_probability_q_and_anew_each_time():
+    draws = np.stack([PoissonSample(0.3).of(500) for _ in range(200)])
+    assert draws.mean() == pytest.approx(0.3, abs=5 * math.sqrt(0.3 * 0.7 / draws.size))
+    assert abs(np.corrcoef(draws[:, 0], draws[:, 1])[0, 1]) < 0.3
+    assert len({row.tobytes() for row in draws}) == 200
+    assert PoissonSample(1.0).of(50).all()
+
+
+def test_a_sample_is_drawn_once_for_whoever_asks_and_does_not_show_itself():
+    sample = PoissonSample(0.5)
+    first = sample.of(64)
+    first[:] = True  # what one asker does to the answer changes nothing
+    again = sample.of(64)
+    assert np.array_equal(again, sample.of(64)) and not again.all()
+    assert repr(sample) == "PoissonSample(0.5)"
+    with pytest.raises(MechanismError, match="a sample of 64 identities was drawn, and is now asked about 63"):
+        sample.of(63)
+    for rate in (0.0, 1.5, float("nan")):
+        with pytest.raises(MechanismError, match="sampling rate q"):
+            PoissonSample(rate)
+
+
+def test_a_sampled_release_means_the_same_sum_and_scales_its_noise_with_it():
+    size, m, q = 100_000, 4, 0.25
+    vectors = [np.full(size, 3.0), *[np.zeros(size)] * 3]  # one of four was sampled
+    out = mechanism.release(vectors, [1 / m] * m, noise_multiplier=2.0, clip_norm=0.5, identities=m, sampling=q)
+    residual = out - 0.5 / np.sqrt(size) / (q * m)
+    assert residual.std() == pytest.approx(2.0 * 0.5 / (q * m), rel=0.02)
+    assert abs(residual.mean()) < 5 * 1.0 / np.sqrt(size)
 
 
 def test_coarse_score_is_the_rounded_mean():

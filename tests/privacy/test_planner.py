@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from privfedtalk_flare.privacy.accountant import AccountError, epsilon_of, noise_multiplier_for
+from privfedtalk_flare.privacy.gaussian import AccountError, epsilon_of, noise_multiplier_for
 from privfedtalk_flare.privacy.plan_plot import curves, plot
 from privfedtalk_flare.privacy.plan_table import render
 from privfedtalk_flare.privacy.planner import (

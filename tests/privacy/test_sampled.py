@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfedtalk_flare.privacy import sampled
-from privfedtalk_flare.privacy.accountant import AccountError, composed_mu, epsilon_of
+from privfedtalk_flare.privacy.gaussian import AccountError, composed_mu, epsilon_of
 from privfedtalk_flare.privacy.sampled import accountant_words, effective_noise_multiplier, sampled_epsilon
 
 DELTA = 1e-5
@@ -107,7 +107,7 @@ def test_words_say_which_accountant():
 def test_no_number_is_an_error(accountant, name, result):
     answer = {"side_effect": result} if isinstance(result, Exception) else {"return_value": result}
     with mock.patch(f"opacus.accountants.{name}.get_epsilon", **answer), \
-            pytest.raises(AccountError, match=r"finds no finite epsilon for noise_multiplier 2, sampling_rate 0\.5"):
+            pytest.raises(AccountError, match=r"finds no finite epsilon for noise_multiplier 2 at sampling_rate 0\.5"):
         sampled_epsilon(2.0, 0.5, 10, DELTA, accountant)
 
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from privfedtalk_flare.privacy.words import handful_words, snr_bound, snr_of_step
+from privfedtalk_flare.privacy.words import handful_words, known_snr, snr_bound, snr_of_step
 
 
 def test_snr_finds_the_ratio_that_was_put_in():
@@ -39,6 +39,16 @@ def test_words_fit_the_numbers():
     assert "epsilon 7.30 for 4 people" in few and "100 times the signal" in few and "learns next to nothing" in few
     assert "handful" in few and "handful" not in handful_words(500, 0.01, 7.3)
     assert "learns from them" in handful_words(500, 2.0, 7.3)
+    assert "at most 2 times the noise, so the shared adapter can learn" in handful_words(500, 2.0, 7.3, most=True)
+    assert "at least 100 times" in handful_words(4, 0.01, 7.3, most=True) and "at least" not in few
     assert "promises little" in handful_words(4, 0.5, 40.0)
     assert "more than 1,000 times" in handful_words(1, 0.0, 1.0) and "1 person" in handful_words(1, 0.0, 1.0)
     assert "No epsilon is promised" in handful_words(4, math.inf, math.inf)
+
+
+def test_an_estimate_counts_from_where_it_resolves_anything():
+    """90,112 values: .058. What noise alone may show below that says nothing, and the bound does."""
+    assert known_snr(0.3, 0.5, 90_112) == (0.3, False)
+    assert known_snr(0.0, 0.0094, 90_112) == known_snr(0.0091, 0.0094, 90_112) == (0.0094, True)
+    assert known_snr(0.01, 5.0, 90_112) == (pytest.approx(0.0577, abs=1e-4), True)
+    assert known_snr(None, 0.2, 90_112) == (0.2, True)

@@ -34,7 +34,7 @@ Mechanism = Callable[[Sequence[np.ndarray]], np.ndarray]
 """One round of what is audited: the raw updates (D,) of all identities -> the published step (D,)."""
 
 EpsilonOf = Callable[[float, float], float]
-"""(mu, delta) -> epsilon of a Gaussian mechanism: `privacy.accountant.epsilon_of`."""
+"""(mu, delta) -> epsilon of a Gaussian mechanism: `privacy.gaussian.epsilon_of`."""
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 """Shares of the canaries about which the counting guesses; the best counts, at a confidence corrected for the choice.

@@ -6,7 +6,7 @@ from privfedtalk_flare.audit import audit_run
 from privfedtalk_flare.cli import build_parser
 from privfedtalk_flare.evaluation.attacks import AttackError
 from privfedtalk_flare.evaluation.summary import Round, Summary, save_summary
-from privfedtalk_flare.privacy.accountant import composed_mu, epsilon_of
+from privfedtalk_flare.privacy.gaussian import composed_mu, epsilon_of
 
 DELTA = 1e-5
 

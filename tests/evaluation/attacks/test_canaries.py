@@ -11,7 +11,8 @@ from scipy import stats
 from privfedtalk_flare.evaluation.attacks import AttackError
 from privfedtalk_flare.evaluation.attacks.canaries import Canaries, audit, chance, count, fit, play
 from privfedtalk_flare.privacy import mechanism
-from privfedtalk_flare.privacy.accountant import Release, epsilon_of, noise_multiplier_for, views
+from privfedtalk_flare.privacy.accountant import Release, views
+from privfedtalk_flare.privacy.gaussian import epsilon_of, noise_multiplier_for
 from privfedtalk_flare.privacy.step import check_step
 
 C, DELTA, ROUNDS, SEEDS = 0.004, 1e-5, 20, range(5)
