@@ -33,6 +33,7 @@ from privfedtalk_flare.settings import (
     RoundSettings,
     SettingsError,
     TrainingSettings,
+    parse,
 )
 
 CUSTOM = "privfedtalk_flare.custom"
@@ -45,8 +46,9 @@ SECTIONS = ("data", "adapter", "training", "personalize", "reliability", "privac
 class PrivFedTalkRecipe(Recipe):
     """The job: one controller, one executor, the filters between them, and the study's own code.
 
-    Runs in FLARE's SimEnv, PocEnv and ProdEnv, or `export`s to a folder for any server. Settings that break a promise
-    together are refused here, by name (`SettingsError`); `custom` is the folder with the study's own files.
+    Runs in FLARE's SimEnv, PocEnv and ProdEnv, or `export`s to a folder for any server. Settings that are unknown or
+    break a promise together are refused here, by name (`SettingsError`); `custom` is the folder with the study's own
+    files.
     """
 
     def __init__(self, name: str = "privfedtalk", *, data: DataSettings | None = None,
@@ -55,12 +57,15 @@ class PrivFedTalkRecipe(Recipe):
                  privacy: PrivacySettings | None = None, encryption: EncryptionSettings | None = None,
                  rounds: RoundSettings | None = None, backbone: BackboneSettings | None = None,
                  custom: Path | None = None) -> None:
-        self.data, self.adapter = data or DataSettings(), adapter or AdapterSettings()
-        self.training = training or TrainingSettings()
-        self.personalize = personalize or TrainingSettings(steps=60, learning_rate=1e-3)
-        self.reliability, self.privacy = reliability or ReliabilitySettings(), privacy or PrivacySettings()
-        self.encryption, self.rounds = encryption or EncryptionSettings(), rounds or RoundSettings()
-        self.backbone = backbone or BackboneSettings()
+        self.data, self.adapter = parse(DataSettings, data, "data"), parse(AdapterSettings, adapter, "adapter")
+        self.training = parse(TrainingSettings, training, "training")
+        self.personalize = (TrainingSettings(steps=60, learning_rate=1e-3) if personalize is None
+                            else parse(TrainingSettings, personalize, "personalize"))
+        self.reliability = parse(ReliabilitySettings, reliability, "reliability")
+        self.privacy = parse(PrivacySettings, privacy, "privacy")
+        self.encryption = parse(EncryptionSettings, encryption, "encryption")
+        self.rounds = parse(RoundSettings, rounds, "rounds")
+        self.backbone = parse(BackboneSettings, backbone, "backbone")
         warnings = check_job(self.adapter, self.reliability, self.privacy, self.encryption, self.rounds,
                              data=self.data, backbone=self.backbone)
         for warning in warnings if p.TASK_ADAPTER in self.rounds.phases else ():

@@ -7,6 +7,7 @@ stays linear. A is derived from SHAKE-256, because torch's generator is not prom
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -91,7 +92,9 @@ class IdentityAdapter:
         self.shared, self.denoiser, self.backbone = shared, denoiser, backbone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
+            with warnings.catch_warnings():  # peft's, that there are two adapters now: as it should be
+                warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+                denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
         self.tensors = dict(_factors(denoiser, IDENTITY))
         self.start = {n: t.detach().clone() for n, t in self.tensors.items()}
         self.activate()

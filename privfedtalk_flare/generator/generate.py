@@ -27,6 +27,8 @@ def generate(*, face: Path, audio: Path, out: Path, adapters: Sequence[Path] = (
     """
     from rich.progress import Progress
 
+    if out.suffix.lower() != ".mp4":
+        raise ValueError(f"{out}: the video is an MP4; give a name that ends in .mp4")
     pipeline = load_pipeline(backbone)
     picture = _face(face, int(pipeline.config.size))
     sound = _whole_frames(read_audio(audio), audio)
@@ -75,6 +77,9 @@ def load_adapters(pipeline: TalkingHeadPipeline, files: Sequence[Path]) -> None:
             raise ValueError(f"{shared[0]}: a shared adapter whose tensors this backbone does not have; train it "
                              "again with this version of the package")
         made.load(shared[1])
+    if own and not shared:
+        raise ValueError(f"{own[0]}: a person's own adapter, which works on top of the shared one; give the shared "
+                         "adapter of the same run as well")
     if own:
         IdentityAdapter(made, own[1], seed=0, backbone=backbone).load(own[0])
 

@@ -219,6 +219,10 @@ def load_pipeline(source: str) -> TalkingHeadPipeline:
     try:
         pipeline = TalkingHeadPipeline.from_pretrained(str(folder) if folder.exists() else source,
                                                        use_safetensors=True, dtype=torch.float32)
+    except OSError as error:
+        raise FileNotFoundError(f"backbone {source!r} cannot be loaded ({type(error).__name__}): it is no folder here, "
+                                "and no repository that the hub would give; set `backbone` to 'assets', to a folder "
+                                "that `save_pretrained` wrote, or to a hub id") from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
     for part in pipeline.components.values():

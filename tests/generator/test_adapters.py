@@ -217,6 +217,8 @@ def test_generate_refuses_adapters_of_another_backbone(tmp_path):
     for file in files:
         with pytest.raises(ValueError, match=f"{file.name}: an adapter of backbone {digest[:12]}, this one is "):
             load_adapters(other, [file])
+    with pytest.raises(ValueError, match=r"i\.safetensors: a person's own adapter.*give the shared adapter"):
+        load_adapters(TalkingHeadPipeline.build(0), files[1:])
     again = TalkingHeadPipeline.build(0)
     load_adapters(again, files)
     save_shared(np.full(shared.spec.size, GRID, np.float32), shared.spec, files[0], digest)
