@@ -39,12 +39,13 @@ def run_with(untrained: Path, folder: Path, privacy: PrivacySettings, mode: str,
 
 
 def test_people_are_sampled_in_secret_and_c_follows_their_norms(untrained: Path, tmp_path: Path) -> None:
-    """C begins far below what two steps move theta by. Nobody at all is sampled once in ten thousand rounds."""
+    """An untrained backbone moves nothing, so everybody is within C, and C falls. Nobody at all is sampled once in ten
+    thousand rounds."""
     privacy = PrivacySettings(noise_multiplier=2.0, sampling=0.9, clip_norm=0.005, clip_quantile=0.5,
                               clip_bit_noise_multiplier=0.1)
     run, summary = run_with(untrained, tmp_path, privacy, "uniform", 2)
     norms = [entry.clip_norm for entry in summary.rounds]
-    assert norms[0] == 0.005 and norms[0] < norms[1] < norms[2]
+    assert norms[0] == 0.005 and norms[0] > norms[1] > norms[2]
     everybody = views([Release(2.0, clip_bit_noise_multiplier=0.1)] * 3, 1e-5)["receivers"].epsilon
     assert all(0 < epsilon < everybody for epsilon in summary.rounds[-1].epsilon.values())
     assert "as long as nobody learns in which rounds a person was sampled" in summary.rounds[-1].words
