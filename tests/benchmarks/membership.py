@@ -1,4 +1,4 @@
-"""Membership inference on a shared adapter of real updates: `python tests/benchmarks/membership.py`, about 40 minutes.
+"""Membership inference on a shared adapter of real updates: `python tests/benchmarks/membership.py`, an hour or two.
 
 Members train a few steps each on the shipped backbone, and sites of 50 people publish their sums through the package's
 own mechanism (`privacy.outgoing.protect`). The attacker holds everybody's clips and a reference adapter trained on
