@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,20 +78,21 @@ def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
                           "mixture, on which the fit of a Gaussian means nothing; audit a run with privacy.sampling 1")
     sigma, clip_norm, sites = float(told["sigma"]), float(told["C"]), len(last.sites)
     settings = settings or Canaries(rounds=len(summary.rounds))
-    left = [words for key, words in _NOT_ATTACKED.items() if key in told]
     found = audit(partial(_release, sigma, clip_norm), float(promised), last.delta, epsilon_of, settings)
     hidden = _hidden(sigma, clip_norm, sites, summary.values or _VALUES)
+    report = Report(found, sites, hidden,
+                    not_attacked="; ".join(words for key, words in _NOT_ATTACKED.items() if key in told))
     if told.get("mode") not in CLAIMS:
-        return Report(found, sites, hidden, not_attacked="; ".join(left))
-    liar = _liar(last.sites, told)
+        return report
+    report = replace(report, liar=_liar(last.sites, told))
     table = [[entry.sites[name]["score"] for entry in summary.rounds if "score" in entry.sites.get(name, {})]
              for name in sorted(last.sites)]
     if told.get("release") != "coarse" or len({len(row) for row in table}) != 1 or min(sites, len(table[0])) < 2:
-        return Report(found, sites, hidden, liar, not_attacked="; ".join(left))
+        return report
     spread = spread_of(table)
     named = name_people(partial(mechanism.release_score, release="coarse"), spread, sites=sites,
                         rounds=len(summary.rounds))
-    return Report(found, sites, hidden, liar, spread, named, "; ".join(left))
+    return replace(report, spread=spread, named=named)
 
 
 def audit_command(path: Path, canaries: int, seed: int) -> None:
@@ -112,13 +113,12 @@ def _release(sigma: float, clip_norm: float, updates: Sequence[np.ndarray]) -> n
 
 def _liar(sites: Mapping[str, Mapping[str, Any]], told: Mapping[str, Any]) -> Shares:
     """The first site claims score 1 and n_max clips (more is refused); the others say what they said in the run."""
-    job = ReliabilitySettings(mode=told["mode"], gamma=float(told.get("gamma", 0.0)),
-                              max_clips=int(told.get("n_max", ReliabilitySettings.max_clips)),
-                              max_share=float(told.get("max_share", ReliabilitySettings.max_share)))
-    weigh = partial(isfa_weights, gamma=job.gamma, max_clips=job.max_clips, max_share=job.max_share)
-    scores = {name: float(told.get("score", 0.5)) for name, told in sites.items()}
-    counts = {name: int(told.get("count", 1)) for name, told in sites.items()}
-    return shares(weigh, scores, counts, min(sites), score=1.0, count=job.max_clips)
+    most = int(told.get("n_max", ReliabilitySettings.max_clips))
+    weigh = partial(isfa_weights, gamma=float(told.get("gamma", 0.0)), max_clips=most,
+                    max_share=float(told.get("max_share", ReliabilitySettings.max_share)))
+    scores = {name: float(site.get("score", 0.5)) for name, site in sites.items()}
+    counts = {name: int(site.get("count", 1)) for name, site in sites.items()}
+    return shares(weigh, scores, counts, min(sites), score=1.0, count=most)
 
 
 def _hidden(sigma: float, clip_norm: float, sites: int, values: int) -> float:

@@ -165,10 +165,13 @@ class ISFAAggregator(ModelAggregator):
         mode, most = self._reliability.mode, self._reliability.max_clips
         if mode == "metadata":
             return check_scalars(meta.get(p.SCORE), meta.get(p.COUNT), max_clips=most)
-        if p.SCORE in meta or (p.COUNT in meta and mode not in CLAIMS):
-            raise _Refused(f"a score or a count must not travel in reliability mode {mode!r}"
-                           if mode not in CLAIMS else f"a score must not travel in reliability mode {mode!r}")
-        return None, check_count(meta.get(p.COUNT), max_clips=most) if mode in CLAIMS else None
+        if mode not in CLAIMS:
+            if p.SCORE in meta or p.COUNT in meta:
+                raise _Refused(f"a score or a count must not travel in reliability mode {mode!r}")
+            return None, None
+        if p.SCORE in meta:
+            raise _Refused(f"a score must not travel in reliability mode {mode!r}")
+        return None, check_count(meta.get(p.COUNT), max_clips=most)
 
     def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes] | np.ndarray, int]:
         """The update, checked, and D: the one this run has settled on, else the one that the reply says or shows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from nvflare.apis.fl_constant import WorkspaceConstants
 from nvflare.apis.workspace import Workspace
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from privfedtalk_flare.encryption.keys import KeyFault, key_id, load_secret
 from privfedtalk_flare.flare.books import site_at
@@ -154,12 +158,6 @@ def _key_of(path: Path) -> str | None:
 
 def render(findings: Sequence[Finding], width: int) -> str:
     """The table as text."""
-    import io
-
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for head in ("", "what", "found", "what to do"):

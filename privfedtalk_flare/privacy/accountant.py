@@ -14,12 +14,10 @@ UNBOUNDED = "unbounded"
 SCORES = ("coarse", "noised", "counts", "sealed", "none")
 PUBLIC_METADATA = ("given the public metadata: each round's score (rounded to 1/16, at most about 4 bits) and clip "
                    "count are published and lie outside this promise")
-
+PUBLIC_COUNTS = "given the public metadata: each round's clip count is published and lies outside this promise"
 SECRET_SAMPLE = "as long as nobody learns in which rounds a person was sampled"
 SHARED_NOISE = "as long as, beside whoever looks, as many sites of each sum are honest as it takes shares of the noise"
 OPENED = "each upload opened by itself holds one site's share of the noise only"
-
-PUBLIC_COUNTS = "given the public metadata: each round's clip count is published and lies outside this promise"
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ def gaussian(size: int, std: float) -> np.ndarray:
 class PoissonSample:
     """Who takes part in one release: each identity with probability q = `rate`, from the operating system's entropy.
 
-    Drawn once, when it is first asked for, and the same from then on: whoever trains and whoever releases must mean the
-    same people. It is secret: whoever learns it has the account of full participation.
+    Drawn once, when it is first asked for, and the same from then on: one release is about one sample, however often it
+    is asked. It is secret: whoever learns it has the account of full participation.
     """
 
     def __init__(self, rate: float) -> None:

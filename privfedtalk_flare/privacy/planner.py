@@ -197,8 +197,8 @@ def _words(study: Study, outlook: Outlook) -> tuple[str, ...]:
     if study.mode == "sealed":
         words.append("What is left of step and signal is for people with n_max clips; fewer shrink it in proportion.")
     if study.sampling < 1:
-        words.append("Sampling protects from the receivers as long as nobody learns who was sampled; from the server "
-                     "only if sites pad the times at which they reply.")
+        words.append("Sampling protects as long as nobody learns who was sampled; sites train everybody all the same, "
+                     "as the time of a round would tell.")
     if study.delta * study.identities > 1:
         words.append(f"delta {study.delta:g} is more than one in {study.identities:,} people: the promise may fail for "
                      "one of them. Use a smaller one.")
