@@ -183,6 +183,8 @@ class RoundSettings:
     eta: float = setting(1.0, "the server's step", low=1e-6)
     min_sites: int = setting(2, "replies without which a round does not count", low=1)
     timeout: float = setting(3600.0, "seconds the server waits for a task", low=1.0)
+    resume: str = setting("", "id of an earlier job, whose shared adapter this server still has and this job goes on "
+                              "from; empty: the job that this one was cloned from, if it is a clone")
 
 
 def parse(cls: type[T], values: Mapping[str, Any] | T | None, where: str) -> T:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +20,17 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.workflows.model_controller import ModelController
 
 from privfedtalk_flare.checks import check_phases, check_shares
-from privfedtalk_flare.evaluation.summary import Round, pool_rows
+from privfedtalk_flare.evaluation.summary import pool_rows
 from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
-from privfedtalk_flare.flare.lines import round_line, round_words, say, shown_settings, start_line
-from privfedtalk_flare.flare.record import RunRecord, save_round, shown_sites, worst_epsilon
+from privfedtalk_flare.flare.lines import round_line, say, shown_settings, start_line
+from privfedtalk_flare.flare.record import RunRecord
 from privfedtalk_flare.flare.scalars import fault_of, metrics, misshapen
-from privfedtalk_flare.flare.sections import plain, section
+from privfedtalk_flare.flare.sections import section
+from privfedtalk_flare.flare.shared import SharedState, cloned_from
 from privfedtalk_flare.flare.site import place_of, workspace_of
-from privfedtalk_flare.flare.steps import StepLog, next_clip_norm, noise_of_sum
 from privfedtalk_flare.privacy.echo import EchoBook
 from privfedtalk_flare.settings import (
     BackboneSettings,
@@ -63,24 +61,21 @@ class PrivFedTalkController(ModelController):
         self._backbone = section(BackboneSettings, backbone, "backbone")
         check_phases(self._rounds, self._backbone)
         check_shares(self._privacy, self._rounds)
-        self._private = self._privacy.mechanism != "off"
         self._phases = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
         self._record = RunRecord(psutil.Process().create_time(),
                                  shown_settings(self._rounds, self._reliability, self._privacy))
-        self._clip_norm = self._privacy.clip_norm
-        self._steps = StepLog()
-        self._before: tuple[Mapping[str, Any] | None, StepLog] = (None, self._steps)
         self._statuses: Counter[str] = Counter()
-        self._people = 0
         self._answered = False
 
     def run(self) -> None:
         """All phases, in order. `summary.json` is written after each, so an aborted run keeps what it has."""
         self._aggregator = self.get_component(self.aggregator_id)
         self._check_aggregator()
+        self._shared = SharedState(self._aggregator, self._record, self._rounds, self._reliability, self._privacy)
         folder = place_of(self.fl_ctx).output
         say(start_line(self._sites(), self._rounds, self._reliability, self._privacy))
+        self._resume()
         for phase in self._rounds.phases:
             if self.abort_signal.triggered:
                 break
@@ -91,7 +86,7 @@ class PrivFedTalkController(ModelController):
                 say(f"phase {phase} done in {time.time() - began:.0f} s")
             except AveragingError as reason:
                 self._note(f"phase {phase} ended early: {reason}")
-            self._record.write(folder)
+            self._kept("summary.json", lambda: self._record.write(folder))
         if not self._answered:
             self.panic("no site gave a usable answer in any phase; each site's own log says why")
             return
@@ -105,44 +100,53 @@ class PrivFedTalkController(ModelController):
                                     f"updates, has {name} {own!r}; write \"rounds\": \"{{rounds}}\" among its "
                                     "arguments in config_fed_server.json")
 
+    def _resume(self) -> None:
+        """Goes on from the earlier job that `rounds.resume` names, or that this one was cloned from."""
+        run = Path(workspace_of(self.fl_ctx).get_run_dir(self.fl_ctx.get_job_id()))
+        if not (earlier := self._rounds.resume or cloned_from(run)):
+            return
+        path = self._state_of(earlier)
+        if path.is_file():
+            finished = self._shared.resume(path)
+            self._save(self._header(finished))  # so that a clone of this job finds it as well
+            say(f"goes on from job {earlier} after round {finished}")
+        elif self._rounds.resume:
+            raise SettingsError(f"rounds.resume: this server has no {path}; it holds one file for each job that "
+                                "finished a round of the shared adapter")
+        else:
+            say(f"a clone of job {earlier}, which finished no round of the shared adapter: it starts anew")
+
+    def _state_of(self, job: str) -> Path:
+        return place_of(self.fl_ctx).state / "rounds" / f"{Path(job).name}.safetensors"
+
+    def _save(self, header: Mapping[str, Any]) -> None:
+        self._kept("the shared adapter, from which a clone of this job goes on,",
+                   lambda: self._shared.save(self._state_of(header[p.JOB]), header))
+
+    def _kept(self, what: str, write: Callable[[], object]) -> None:
+        """A file that cannot be written (disk full) stays as it was, and the run goes on."""
+        try:
+            write()
+        except OSError as error:
+            self._note(f"{what} could not be written, and is on disk as it was before: {error}")
+
     def _train_adapter(self) -> None:
         total = self._rounds.rounds
-        for number in range(1, total + 1):
+        for number in range(len(self._record.rounds) + 1, total + 1):
             began = time.time()
             sites, header, sent = self._sites(), self._header(number), self._aggregator.bytes_down
             self._aggregator.begin_round(header, sites)
-            clip_norm = {} if self._privacy.clip_quantile is None else {p.CLIP_NORM: self._clip_norm}
+            clip_norm = {} if self._privacy.clip_quantile is None else {p.CLIP_NORM: self._shared.clip_norm}
             replies = self._ask_with_theta(p.TASK_ADAPTER, {**header, **clip_norm}, sites)
             good = [r for r in replies if not self._aggregator.accept_model(r)]
-            summing, before = time.time(), (self._aggregator.theta, replace(self._steps))
             try:
-                self._aggregator.aggregate_model()
+                entry = self._shared.step(number, good, sent, began)
             finally:
                 self._record.notes += [f"round {number}: {site} refused: {reason}"
                                        for site, reason in self._aggregator.refused.items()]
-            self._before = before
-            self._took_step(number, header, good, sent,
-                            {"wall": time.time() - began, "aggregate": time.time() - summing})
-            say(round_line(self._record.rounds[-1], total, self._reliability, self._aggregator.cap))
-
-    def _took_step(self, number: int, header: Mapping[str, Any], good: list[FLModel], sent: int,
-                   seconds: dict[str, float]) -> None:
-        """Records a finished round, which broadcast `sent` bytes of theta, and writes the server's state of it."""
-        aggregator = self._aggregator
-        sites = shown_sites(aggregator.stats, sent, self._reliability.mode)
-        self._people = sum(told["identities"] for told in aggregator.stats.values())
-        entry = Round(round=number, epsilon=worst_epsilon(r.meta.get(p.EPSILON) for r in good),
-                      delta=self._privacy.delta if self._private else None, snr=None, seconds=seconds, sites=sites,
-                      clip_norm=self._clip_norm if self._private else None)
-        self._record.values = aggregator.values
-        self._record.rounds.append(self._worded(entry))
-        share = self._clip_norm / self._privacy.clip_bounds[1]
-        self._steps.took(self._rounds.eta * share, noise_of_sum(aggregator.stats, self._privacy))
-        settled = {key: getattr(aggregator, key) for key in (p.SPEC, p.BACKBONE, p.KEY_ID)}
-        save_round(place_of(self.fl_ctx).state / "rounds" / f"{header[p.JOB]}.safetensors", aggregator.theta,
-                   {"header": {**header, **settled}, "rounds": [asdict(entry) for entry in self._record.rounds]})
-        self._track(tracking.of_round(entry), number)
-        self._clip_norm = next_clip_norm(self._clip_norm, aggregator.stats, self._privacy)
+            self._save(header)
+            self._track(tracking.of_round(entry), number)
+            say(round_line(entry, total, self._reliability, self._aggregator.cap))
 
     def _personalize(self) -> None:
         for reply in self._ask_all(p.TASK_PERSONALIZE):
@@ -188,19 +192,15 @@ class PrivFedTalkController(ModelController):
 
     def _header(self, number: int) -> dict[str, Any]:
         """The header of one broadcast; what only sites can know is "" until an aggregation has settled it."""
-        known = {key: getattr(self._aggregator, key, None) or "" for key in (p.SPEC, p.BACKBONE, p.KEY_ID)}
-        return {p.JOB: self.fl_ctx.get_job_id(), p.ROUND: number, p.NONCE: secrets.token_hex(16), **known}
+        return {p.JOB: self.fl_ctx.get_job_id(), p.ROUND: number, p.NONCE: secrets.token_hex(16),
+                **self._shared.settled()}
 
     def _ask_with_theta(self, task: str, header: Mapping[str, Any], sites: list[str]) -> list[FLModel]:
         """Asks `sites` about theta. Where most refuse its last step, that step is taken back, and the phase ends."""
-        theta = self._aggregator.theta or {}
-        about = {p.ZERO: not theta, **self._steps.told(),
-                 p.AGREED: {"privacy": plain(self._privacy), "reliability": plain(self._reliability),
-                            "rounds": plain(self._rounds)}}
-        good = self._ask(task, theta, {**header, **about}, sites)
-        self._steps.carried.append(header[p.NONCE])
+        good = self._ask(task, self._shared.theta, {**header, **self._shared.told()}, sites)
+        self._shared.carried(header[p.NONCE])
         if 2 * self._statuses[p.STATUS_STEP_REFUSED] > len(sites):
-            self._aggregator.theta, self._steps = self._before
+            self._shared.take_back()
             raise AveragingError("most sites refused the last step of the shared adapter, which was taken back; each "
                                  "of them waits for its operator, and its own log says why")
         return good
@@ -234,17 +234,9 @@ class PrivFedTalkController(ModelController):
 
     def _learn_snr(self, replies: list[FLModel]) -> None:
         """Sites that hold the decrypted adapter say the signal-to-noise ratio of the step before this task."""
-        told = [r.meta[p.SNR] for r in replies if p.SNR in r.meta]
-        last = self._record.rounds[-1] if self._record.rounds else None
-        if not told or last is None or last.snr is not None:
-            return
-        self._record.rounds[-1] = last = self._worded(replace(last, snr=statistics.median(told)))
-        self._track({"snr": last.snr}, last.round)
-        say(f"round {last.round}/{self._rounds.rounds}  snr {last.snr:.3f}  {last.words}")
-
-    def _worded(self, entry: Round) -> Round:
-        return replace(entry, words=round_words(entry, self._people, self._record.values or 1, self._privacy,
-                                                self._reliability, self._rounds.phases))
+        if last := self._shared.learn_snr(replies):
+            self._track({"snr": last.snr}, last.round)
+            say(f"round {last.round}/{self._rounds.rounds}  snr {last.snr:.3f}  {last.words}")
 
     def _accept_train_result(self, client_name: str, result: Shareable, fl_ctx: FLContext,
                              is_unknown_task: bool = False) -> bool:

@@ -1,8 +1,8 @@
 """What a site checks before any job of ours works there: that its logs stay at home.
 
 Provisioned sites stream their error log to the server by default, round every filter, and any other log that a job
-asks for. The switch is FLARE's `allow_log_streaming`, which the provisioner takes from the client's entry in
-`project.yml` and writes into the site's resources file.
+asks for. The switch is FLARE's `allow_log_streaming` in the site's resources file. (A client's entry in `project.yml`
+has it as well, but FLARE 2.9 provisions `false` there as true: `Participant.get_prop_fb` takes it for unset.)
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _fault(file: Path) -> str:
     said = _said(file)
     return (f"this site's logs may be streamed to the server, round every filter: {ALLOW_LOG_STREAMING_VAR} in "
             f"local/{file.name} is {'missing, which allows it' if said is None else json.dumps(said)}; set "
-            f"\"{ALLOW_LOG_STREAMING_VAR}\": false there and restart the site, or {ALLOW_LOG_STREAMING_VAR}: false at "
-            "this client in project.yml before provisioning")
+            f"\"{ALLOW_LOG_STREAMING_VAR}\": false in local/resources.json (copy {file.name} where there is none) and "
+            "restart the site")
 
 
 def _resources(workspace: Workspace) -> Path:

@@ -1,4 +1,5 @@
-"""What a user types, whole: the jobs with no flags, a wheel installed elsewhere, a backbone trained again."""
+"""What a user types, whole: the jobs with no flags, a wheel installed elsewhere, a backbone trained again,
+membership inference on real updates."""
 
 from __future__ import annotations
 
@@ -75,3 +76,9 @@ def test_a_reduced_backbone_training_reaches_its_stated_numbers(tmp_path: Path) 
     said = run(sys.executable, ROOT / "tests" / "benchmarks" / "backbone.py", "--out", tmp_path / "run", cwd=tmp_path,
                minutes=30)
     assert "all stated numbers reached" in said
+
+
+def test_members_are_found_without_noise_and_not_under_it(tmp_path: Path) -> None:
+    benchmark = ROOT / "tests" / "benchmarks" / "membership.py"
+    output = run(sys.executable, benchmark, "--epsilons", "8", "0.5", "--trials", "10", cwd=tmp_path, minutes=20)
+    assert "both hold" in output.splitlines()[-1]

@@ -33,7 +33,7 @@ def _no_configuration() -> Iterator[None]:
 def test_a_provisioned_site_that_streams_its_logs_is_refused(tmp_path: Path, resources: Any, said: str) -> None:
     with pytest.raises(LogStreamingError, match=re.escape(f"allow_log_streaming in {said}")) as caught:
         place_of(context(tmp_path, resources=resources, simulated=False))
-    assert "project.yml" in str(caught.value) and str(tmp_path) not in str(caught.value)
+    assert "local/resources.json" in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
 def test_a_provisioned_site_that_keeps_its_logs_takes_part(tmp_path: Path) -> None:

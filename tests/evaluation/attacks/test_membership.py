@@ -7,7 +7,11 @@ import pytest
 from scipy import stats
 
 from privfedtalk_flare.evaluation.attacks import AttackError
-from privfedtalk_flare.evaluation.attacks.membership import delong, infer
+from privfedtalk_flare.evaluation.attacks.membership import delong, infer, losses_along
+from privfedtalk_flare.privacy.gaussian import noise_multiplier_for
+from privfedtalk_flare.privacy.outgoing import protect
+from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings
+from privfedtalk_flare.training.site import IdentityUpdate
 
 
 def losses(gap, n=300, seed=0):
@@ -63,3 +67,37 @@ def test_losses_that_say_nothing_are_refused(bad):
         infer(bad, np.zeros(20))
     with pytest.raises(AttackError, match="others: needs"):
         infer(np.zeros(20), bad)
+
+
+def attacked(epsilon, likeness, seed, n=400, size=20_000):
+    """200 of 400 people at one site, through the real mechanism; guesses correlate with updates by `likeness`."""
+    rng = np.random.default_rng(seed)
+    own, drawn, guessed = (rng.normal(size=(n, size)) for _ in range(3))
+    updates, guesses = (math.sqrt(likeness) * own + math.sqrt(1 - likeness) * other for other in (drawn, guessed))
+    updates, guesses = (1 + each.astype(np.float32) for each in (updates, guesses))  # all have the 1 in common
+    privacy, noise = PrivacySettings(mechanism="off"), 0.0
+    if math.isfinite(epsilon):
+        c = float(np.median(np.linalg.norm(updates, axis=1)))
+        privacy = PrivacySettings(noise_multiplier=noise_multiplier_for(epsilon, 1e-5, 1), clip_norm=c)
+        noise = privacy.noise_multiplier * c / (n // 2)
+    theta = protect([IdentityUpdate(vector, 0.0, 1) for vector in updates[:n // 2]], size, privacy,
+                    ReliabilitySettings(mode="uniform"), clip_norm=privacy.clip_norm, sample=None, warn=print).update
+    losses = losses_along(theta, guesses, noise)
+    return infer(losses[:n // 2], losses[n // 2:])
+
+
+def test_without_noise_members_are_found_by_updates_that_are_half_like_theirs():
+    assert attacked(math.inf, 0.5, 0).low > 0.65
+    assert attacked(math.inf, 0.99, 0).auc > 0.999
+
+
+def test_noise_hides_members_from_whoever_knows_their_updates():
+    aucs = {epsilon: np.mean([attacked(epsilon, 0.99, seed).auc for seed in range(5)]) for epsilon in (8.0, 0.25)}
+    assert aucs[0.25] < 0.55 < 0.65 < aucs[8.0]  # epsilon 8 hides nobody from an attacker who knows that much
+
+
+def test_guesses_that_do_not_fit_are_refused():
+    with pytest.raises(AttackError, match="guesses: needs at least 20 updates"):
+        losses_along(np.zeros(5), np.zeros((30, 6)), 0.0)
+    with pytest.raises(AttackError, match="guesses: needs at least 20 updates"):
+        losses_along(np.zeros(6), np.zeros((19, 6)), 0.0)
