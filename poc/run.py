@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -36,7 +35,7 @@ class PocError(RuntimeError):
 
 
 class Poc:
-    """A POC deployment in a folder of its own: `workspace/flare` is FLARE's, `workspace/state/<site>` the sites'."""
+    """A POC deployment in a folder of its own, kits and ledgers included."""
 
     def __init__(self, workspace: Path, sites: int, port: int) -> None:
         self.workspace = workspace.resolve()
@@ -48,7 +47,7 @@ class Poc:
                             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def prepare(self) -> None:
-        """Makes kits, site files and ledgers; where they are there already, checks that they are for these sites."""
+        """Makes the kits, ledgers included; where they are there already, checks that they are for these sites."""
         file = self.workspace / "project.yml"
         project = self._project()
         if self.kits.is_dir():
@@ -57,33 +56,23 @@ class Poc:
                                "ledgers in it, or name another --workspace")
             return
         self.workspace.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
+        for name, content in (("privfedtalk.yaml", self._site_file()), (file.name, project)):
+            (self.workspace / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         self._command("nvflare", "poc", "prepare", "-i", str(file), "--force")
-        (self.kits / SERVER / "local" / "privfedtalk.yaml").write_text(
-            f"state: {self.workspace}/state/server\n", encoding="utf-8")
-        for site in self.sites:
-            self._prepare_site(self.kits / site)
-
-    def _prepare_site(self, kit: Path) -> None:
-        """What an administrator does at each site, once."""
-        (kit / "startup" / "client_context.tenseal").chmod(0o600)
-        shutil.copy(HERE / "privacy.json", kit / "local")
-        # Not through project.yml: FLARE 2.9 provisions `allow_log_streaming: false` of a client as true.
-        resources = json.loads((kit / "local" / "resources.json.default").read_text(encoding="utf-8"))
-        resources["allow_log_streaming"] = False
-        (kit / "local" / "resources.json").write_text(json.dumps(resources, indent=2), encoding="utf-8")
-        own = yaml.safe_load((HERE / "privfedtalk.yaml").read_text(encoding="utf-8"))
-        own["state"] = f"{self.workspace}/state/{{site}}"
-        own["threads"] = max(1, (os.cpu_count() or 1) // len(self.sites))  # these sites share one machine
-        (kit / "local" / "privfedtalk.yaml").write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
-        self._command("privfedtalk", "privacy", "init", str(kit))
 
     def _project(self) -> dict[str, Any]:
         project = yaml.safe_load((HERE / "project.yml").read_text(encoding="utf-8"))
         server, site, *_, admin = project["participants"]
         server["fed_learn_port"] = self.port
         project["participants"] = [server, *({**site, "name": name} for name in self.sites), admin]
+        finish = project["builders"][-1]["args"]
+        finish.update(site_file=str(self.workspace / "privfedtalk.yaml"), policy=str(HERE / "privacy.json"))
         return project
+
+    def _site_file(self) -> dict[str, Any]:
+        """The sites' own file: they share the cores of this machine."""
+        own = yaml.safe_load((HERE / "privfedtalk.yaml").read_text(encoding="utf-8"))
+        return {**own, "threads": max(1, (os.cpu_count() or 1) // len(self.sites))}
 
     def check(self) -> None:
         """Each site's preflight."""
@@ -200,7 +189,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     print(f"\nServer's results: {result}\nSites' videos:    {poc.kits}/site-*/{job_id}/videos\n"
-          f"Sites' adapters:  {poc.workspace}/state/site-*")
+          f"Sites' adapters:  {poc.kits}/site-*/privfedtalk")
     return 0
 
 

@@ -80,13 +80,15 @@ def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     build = job.add_parser("build", help="export job folders, ready to submit")
     build.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(JOBS)} (default: all)")
     build.add_argument("--out", type=Path, default=Path("jobs"), help="folder to write into (default: jobs)")
+    build.add_argument("--no-byoc", action="store_true", help="bring no code: for servers and sites that have "
+                       "privfedtalk_flare. in their class_allow_list")
     build.set_defaults(run=_build_jobs)
 
 
 def _build_jobs(parsed: argparse.Namespace) -> None:
     from privfedtalk_flare.flare.recipe import build
 
-    for folder in build(parsed.names, parsed.out):
+    for folder in build(parsed.names, parsed.out, byoc=not parsed.no_byoc):
         print(folder)
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
@@ -182,6 +183,36 @@ def load_clips(files: Iterable[ClipFile], log: Callable[[str], None], size: int 
         else:
             clips.append(clip)
     return clips, skipped
+
+
+class ClipsOnDisk(Sequence[Clip]):
+    """Clips that are decoded each time they are asked for, so that a site holds those of one person at a time.
+
+    Raises ClipError where a file cannot be read any more, or is not what it was.
+    """
+
+    def __init__(self, clips: Sequence[Clip], files: Iterable[ClipFile], size: int = 64) -> None:
+        """`clips`: as decoded before, of which digests alone are kept; `files`: among others, theirs."""
+        paths = {file.path: file for file in files}
+        of = {(file.identity, _digest(path)): file for path, file in paths.items()}
+        self._files = [(of[clip.identity, clip.digest], clip.digest) for clip in clips]
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Clip]: ...
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        file, digest = self._files[index]
+        clip = load_clip(file, self._size)
+        if clip.digest != digest:
+            raise ClipError(f"{file.path}: changed since this process listed it; let a job end before you edit clips")
+        return clip
 
 
 def split_clips(clips: Sequence[Clip], held_out: int) -> tuple[list[Clip], list[Clip]]:

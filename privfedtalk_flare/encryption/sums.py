@@ -24,8 +24,7 @@ def check_upload(chunks: Sequence[bytes], size: int, context: tenseal.Context) -
 
     It cannot tell under which key: a foreign key's ciphertext passes here and is caught by its key id.
     """
-    for _ in _loaded(chunks, size, context, "upload", fresh=True):
-        pass
+    _check(chunks, size, context, "upload", fresh=True)
 
 
 def rewritten(chunks: Sequence[bytes], size: int, context: tenseal.Context) -> list[bytes]:
@@ -45,8 +44,8 @@ def weighted_sum(uploads: Mapping[str, Sequence[bytes]], weights: Mapping[str, f
                  size: int, theta: Sequence[bytes] | None = None, eta: float = 1.0) -> list[bytes]:
     """theta + eta sum_k w_k u_k as ciphertext chunks; `theta` None stands for zero (round 0).
 
-    `uploads` are fresh ciphertext chunks by site, `weights` a finite w_k >= 0 for each; what weighs nothing at the
-    scale of these parameters is skipped. Every chunk is checked before anything is added.
+    `uploads` are fresh ciphertext chunks by site, each read once and in order, `weights` a finite w_k >= 0 for each;
+    what weighs nothing at the scale of these parameters is skipped. Every chunk is checked before it is added.
     """
     if context.is_private():
         raise KeyFault("sums are the server's work, and this context holds a secret key; use the server's context")
@@ -61,7 +60,7 @@ def weighted_sum(uploads: Mapping[str, Sequence[bytes]], weights: Mapping[str, f
             raise CiphertextError(f"{site}: got {len(uploads[site])} chunks, {size} values need "
                                   f"{chunk_count(size, context)}")
     if theta is not None:
-        list(_loaded(theta, size, context, "theta", fresh=False))
+        _check(theta, size, context, "theta", fresh=False)
     if not counted:
         if theta is None:
             raise CiphertextError("nothing to add: every weight is 0, and there is no theta yet")
@@ -78,11 +77,16 @@ def weighted_sum(uploads: Mapping[str, Sequence[bytes]], weights: Mapping[str, f
     return out
 
 
+def _check(chunks: Sequence[bytes], size: int, context: tenseal.Context, where: str, *, fresh: bool) -> None:
+    for _ in _loaded(chunks, size, context, where, fresh=fresh):
+        pass
+
+
 def _loaded(chunks: Sequence[bytes], size: int, context: tenseal.Context, where: str, *,
             fresh: bool) -> Iterator[tenseal.CKKSVector]:
-    """Each chunk as a checked ciphertext, one at a time: memory stays at one chunk a site."""
+    """Each chunk as a checked ciphertext. Between two of them it holds none: memory stays at one chunk in all."""
     if len(chunks) != chunk_count(size, context):
         raise CiphertextError(f"{where}: got {len(chunks)} chunks, {size} values need {chunk_count(size, context)}")
     width = slots(context)
-    for i, chunk in enumerate(chunks):
-        yield load_chunk(chunk, context, min(width, size - i * width), f"{where}: chunk {i}", fresh=fresh)
+    for i in range(len(chunks)):
+        yield load_chunk(chunks[i], context, min(width, size - i * width), f"{where}: chunk {i}", fresh=fresh)

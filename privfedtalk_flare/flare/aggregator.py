@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,8 @@ from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
 from privfedtalk_flare.flare.scalars import MOST, clip_bit, misshapen, whole
+from privfedtalk_flare.flare.site import workspace_of
+from privfedtalk_flare.flare.spool import Spool
 from privfedtalk_flare.settings import CLAIMS, EncryptionSettings, ReliabilitySettings, RoundSettings, parse
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class _Refused(ValueError):  # noqa: N818  (an answer, not an error)
 
 @dataclass(frozen=True)
 class _Reply:
-    payload: list[bytes] | np.ndarray
+    payload: Sequence[bytes]
     shared: tuple[Any, ...]
     identities: int
     score: float | None
@@ -52,7 +55,8 @@ class _Reply:
 
 
 class ISFAAggregator(ModelAggregator):
-    """Keeps theta as the server has it, and adds eta sum_k w_k u_k of the accepted replies to it.
+    """Keeps theta as the server has it, and adds eta sum_k w_k u_k of the accepted replies to it. Accepted updates wait
+    on disk: the server's memory does not grow with the number of sites.
 
     Args:
         reliability: `ReliabilitySettings`. encryption: `EncryptionSettings`; scheme `off` sums plain vectors.
@@ -78,6 +82,7 @@ class ISFAAggregator(ModelAggregator):
         self._context: tenseal.Context | None = None
         self._header: dict[str, Any] = {}
         self._sites: frozenset[str] | None = None
+        self._spool: Spool | None = None
         self.reset_stats()
         self.stats: dict[str, dict[str, Any]] = {}
         self.cap: float | None = None
@@ -89,8 +94,14 @@ class ISFAAggregator(ModelAggregator):
 
     def reset_stats(self) -> None:
         """Forgets the replies of the last round; theta, key id and spec stay."""
-        self._replies: dict[str, _Reply] = {}
+        self._forget_replies()
         self.refused: dict[str, str] = {}
+
+    def _forget_replies(self) -> None:
+        self._replies: dict[str, _Reply] = {}
+        if self._spool is not None:
+            self._spool.close()
+        self._spool = None
 
     def begin_round(self, header: Mapping[str, Any], sites: Iterable[str]) -> None:
         """Expects one reply from each of `sites`, echoing `header`; "" in it stands for what only sites can know."""
@@ -107,7 +118,7 @@ class ISFAAggregator(ModelAggregator):
         site = str(meta.get("client_name", ""))
         try:
             reply = self._checked(site, model.params, meta)
-        except (_Refused, ScalarError, ChunkError, CiphertextError) as reason:
+        except (_Refused, ScalarError, ChunkError, CiphertextError, OSError) as reason:  # OSError: a full disk
             self.refused.setdefault(site, str(reason))
             self.logger.warning(f"{site} refused: {reason}")
             return str(reason)
@@ -126,11 +137,11 @@ class ISFAAggregator(ModelAggregator):
         else:
             total = np.zeros(self.values) if self.theta is None else self.theta[p.PLAIN].astype(np.float64)
             for site, reply in replies.items():
-                total += self.eta * weights[site] * reply.payload.astype(np.float64)
+                total += self.eta * weights[site] * np.frombuffer(reply.payload[0], np.float32).astype(np.float64)
             self.theta = {p.PLAIN: total.astype(np.float32)}
         self.stats = {site: {"weight": weights[site], "score": r.score, "count": r.count, "bytes_up": r.bytes_up,
                              "identities": r.identities, p.CLIP_BIT: r.clip_bit} for site, r in replies.items()}
-        self._replies = {}
+        self._forget_replies()
         return FLModel(params_type=ParamsType.FULL, params=dict(self.theta),
                        meta={p.ZERO: False, p.KEY_ID: self.key_id, p.VALUES: self.values, "weights": weights})
 
@@ -154,12 +165,18 @@ class ISFAAggregator(ModelAggregator):
         if not whole(identities, 1):
             raise _Refused(f"identities {identities!r} is not an integer in [1, {MOST}]")
         score, count = self._scalars(meta)
-        payload, size = self._payload(params, meta.get(p.VALUES))
-        sent = sum(len(chunk) for chunk in payload) if self._encrypted else int(payload.nbytes)
+        chunks, size = self._payload(params, meta.get(p.VALUES))
         bit = meta.get(p.CLIP_BIT)
         if bit is not None and not clip_bit(bit):
             raise _Refused(f"{p.CLIP_BIT} {str(bit)[:40]!r} is no mean of bits in [-1/2, 1/2]")
-        return _Reply(payload, (*shared, size), identities, score, count, bit, sent)
+        return _Reply(self._kept(chunks), (*shared, size), identities, score, count, bit, sum(map(len, chunks)))
+
+    def _kept(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
+        """The update on disk, in the job's run folder."""
+        if self._spool is None:
+            run = Path(workspace_of(self.fl_ctx).get_run_dir(self.fl_ctx.get_job_id())) if self.fl_ctx else None
+            self._spool = Spool(run)
+        return self._spool.keep(chunks)
 
     def _scalars(self, meta: Mapping[str, Any]) -> tuple[float | None, int | None]:
         mode, most = self._reliability.mode, self._reliability.max_clips
@@ -173,8 +190,8 @@ class ISFAAggregator(ModelAggregator):
             raise _Refused(f"a score must not travel in reliability mode {mode!r}")
         return None, check_count(meta.get(p.COUNT), max_clips=most)
 
-    def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes] | np.ndarray, int]:
-        """The update, checked, and D: the one this run has settled on, else the one that the reply says or shows."""
+    def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes], int]:
+        """The update, checked, as bytes, and D: the one this run has settled on, else what the reply says or shows."""
         if said is not None and not whole(said, 1):
             raise _Refused(f"{p.VALUES} {said!r} is not an integer in [1, {MOST}]")
         if self._encrypted:
@@ -196,7 +213,7 @@ class ISFAAggregator(ModelAggregator):
             raise _Refused(f"payload: {plain.size} values, this run's update has {size}")
         if not np.isfinite(plain).all():
             raise _Refused(f"payload: {int(np.count_nonzero(~np.isfinite(plain)))} values are not finite")
-        return plain, size
+        return [plain.tobytes()], size
 
     def _agreeing(self) -> dict[str, _Reply]:
         """The accepted replies that share spec, backbone, key and D; the majority of the first ones settles these."""

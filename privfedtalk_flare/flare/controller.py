@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
-from nvflare.apis.client import Client
-from nvflare.apis.dxo import from_shareable
-from nvflare.apis.fl_constant import ReturnCode
-from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
-from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
-from nvflare.app_common.workflows.model_controller import ModelController
+from nvflare.app_common.abstract.fl_model import FLModel
 
 from privfedtalk_flare.checks import check_phases, check_shares
 from privfedtalk_flare.evaluation.summary import pool_rows
@@ -25,13 +17,13 @@ from privfedtalk_flare.federation.averaging import AveragingError
 from privfedtalk_flare.flare import backbone as backbone_phase
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
+from privfedtalk_flare.flare.asking import AskingController
 from privfedtalk_flare.flare.lines import round_line, say, shown_settings, start_line
 from privfedtalk_flare.flare.record import RunRecord
-from privfedtalk_flare.flare.scalars import fault_of, metrics, misshapen
+from privfedtalk_flare.flare.scalars import metrics
 from privfedtalk_flare.flare.sections import section
 from privfedtalk_flare.flare.shared import SharedState, cloned_from
 from privfedtalk_flare.flare.site import place_of, workspace_of
-from privfedtalk_flare.privacy.echo import EchoBook
 from privfedtalk_flare.settings import (
     BackboneSettings,
     PrivacySettings,
@@ -41,7 +33,7 @@ from privfedtalk_flare.settings import (
 )
 
 
-class PrivFedTalkController(ModelController):
+class PrivFedTalkController(AskingController):
     """Runs the phases `backbone`, `adapter`, `personalize` and `validate`. Every mapping holds settings.
 
     Args:
@@ -52,7 +44,6 @@ class PrivFedTalkController(ModelController):
     def __init__(self, rounds: Mapping[str, Any], reliability: Mapping[str, Any],
                  privacy: Mapping[str, Any], backbone: Mapping[str, Any],
                  aggregator_id: str = "aggregator") -> None:
-        super().__init__(persistor_id="", ignore_result_error=True)
         self.rounds, self.reliability, self.privacy, self.backbone = rounds, reliability, privacy, backbone
         self.aggregator_id = aggregator_id
         self._rounds = section(RoundSettings, rounds, "rounds")
@@ -63,10 +54,8 @@ class PrivFedTalkController(ModelController):
         check_shares(self._privacy, self._rounds)
         self._phases = {p.TASK_BACKBONE: self._train_backbone, p.TASK_ADAPTER: self._train_adapter,
                         p.TASK_PERSONALIZE: self._personalize, p.TASK_VALIDATE: self._validate}
-        self._record = RunRecord(psutil.Process().create_time(),
-                                 shown_settings(self._rounds, self._reliability, self._privacy))
-        self._statuses: Counter[str] = Counter()
-        self._answered = False
+        super().__init__(self._rounds.timeout, RunRecord(
+            psutil.Process().create_time(), shown_settings(self._rounds, self._reliability, self._privacy)))
 
     def run(self) -> None:
         """All phases, in order. `summary.json` is written after each, so an aborted run keeps what it has."""
@@ -137,8 +126,7 @@ class PrivFedTalkController(ModelController):
             sites, header, sent = self._sites(), self._header(number), self._aggregator.bytes_down
             self._aggregator.begin_round(header, sites)
             clip_norm = {} if self._privacy.clip_quantile is None else {p.CLIP_NORM: self._shared.clip_norm}
-            replies = self._ask_with_theta(p.TASK_ADAPTER, {**header, **clip_norm}, sites)
-            good = [r for r in replies if not self._aggregator.accept_model(r)]
+            good = self._ask_with_theta(p.TASK_ADAPTER, {**header, **clip_norm}, sites, self._aggregator.accept_model)
             try:
                 entry = self._shared.step(number, good, sent, began)
             finally:
@@ -176,7 +164,7 @@ class PrivFedTalkController(ModelController):
 
     def _train_backbone(self) -> None:
         def ask(weights: Mapping[str, Any], meta: Mapping[str, Any], number: int) -> list[FLModel]:
-            return self._ask(p.TASK_BACKBONE, dict(weights), {**self._header(number), **meta}, self._sites())
+            return self._ask(p.TASK_BACKBONE, weights, {**self._header(number), **meta}, self._sites())[1]
 
         run = place_of(self.fl_ctx).output
         weights, losses = backbone_phase.train_backbone(
@@ -195,10 +183,13 @@ class PrivFedTalkController(ModelController):
         return {p.JOB: self.fl_ctx.get_job_id(), p.ROUND: number, p.NONCE: secrets.token_hex(16),
                 **self._shared.settled()}
 
-    def _ask_with_theta(self, task: str, header: Mapping[str, Any], sites: list[str]) -> list[FLModel]:
-        """Asks `sites` about theta. Where most refuse its last step, that step is taken back, and the phase ends."""
-        good = self._ask(task, self._shared.theta, {**header, **self._shared.told()}, sites)
+    def _ask_with_theta(self, task: str, header: Mapping[str, Any], sites: list[str],
+                        accept: Callable[[FLModel], str] | None = None) -> list[FLModel]:
+        """Asks `sites` about theta; the replies that count. Where most sites refuse its last step, that step is taken
+        back, and the phase ends."""
+        answers, good = self._ask(task, self._shared.theta, {**header, **self._shared.told()}, sites, accept)
         self._shared.carried(header[p.NONCE])
+        self._learn_snr(answers)
         if 2 * self._statuses[p.STATUS_STEP_REFUSED] > len(sites):
             self._shared.take_back()
             raise AveragingError("most sites refused the last step of the shared adapter, which was taken back; each "
@@ -211,60 +202,11 @@ class PrivFedTalkController(ModelController):
             self._note(f"{task}: {len(good)} good replies, min_sites is {self._rounds.min_sites}")
         return good
 
-    def _ask(self, task: str, params: Mapping[str, Any], meta: dict[str, Any], sites: list[str]) -> list[FLModel]:
-        """Broadcasts a task to `sites` and returns the replies that echo its header; the others are refused."""
-        number, book = int(meta[p.ROUND]), EchoBook(place_of(self.fl_ctx).state)
-        data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=number,
-                       meta={**meta, p.ECHO: book.told(sites)})
-        self._statuses.clear()
-        replies = self.broadcast_model(data, task_name=task, targets=sites, timeout=math.ceil(self._rounds.timeout))
-        good = []
-        for reply in replies:
-            self._record.worked(reply.meta.get(p.BUSY))
-            site = reply.meta["client_name"]
-            if reason := fault_of(reply.meta, meta):
-                self._refuse(site, reason)
-                continue
-            good.append(reply)
-            if p.LEDGER in reply.meta and (oddity := book.remember(site, reply.meta[p.LEDGER])):
-                self._note(f"{site}: {oddity}")
-        self._answered = self._answered or bool(good)
-        self._learn_snr(good)
-        return sorted(good, key=lambda reply: reply.meta["client_name"])
-
     def _learn_snr(self, replies: list[FLModel]) -> None:
         """Sites that hold the decrypted adapter say the signal-to-noise ratio of the step before this task."""
         if last := self._shared.learn_snr(replies):
             self._track({"snr": last.snr}, last.round)
             say(f"round {last.round}/{self._rounds.rounds}  snr {last.snr:.3f}  {last.words}")
-
-    def _accept_train_result(self, client_name: str, result: Shareable, fl_ctx: FLContext,
-                             is_unknown_task: bool = False) -> bool:
-        """FLARE's hook for each result: one with an error code is noted by its status, and the round goes on."""
-        rc = result.get_return_code()
-        if rc in (None, ReturnCode.OK):
-            return super()._accept_train_result(client_name, result, fl_ctx, is_unknown_task)
-        try:
-            meta = from_shareable(result).meta
-        except ValueError:  # FLARE's own errors carry no content
-            meta = {}
-        status = "" if misshapen(meta) else meta.get(p.STATUS)
-        self._record.worked(meta.get(p.BUSY))
-        self._statuses[str(status)] += 1
-        self._refuse(client_name, status if status in p.STATUSES else f"return code {rc}")
-        return False
-
-    def process_result_of_unknown_task(self, client: Client, task_name: str, client_task_id: str, result: Shareable,
-                                       fl_ctx: FLContext) -> None:
-        """A reply that came after its task had ended."""
-        self._refuse(client.name, f"its reply to {task_name} came too late")
-
-    def _refuse(self, site: str, reason: str) -> None:
-        self._note(f"{site} refused: {reason}")
-
-    def _note(self, text: str) -> None:
-        self._record.notes.append(text)
-        self.logger.warning(text)
 
     def _track(self, scalars: Mapping[str, float], step: int) -> None:
         with self.engine.new_context() as fl_ctx:

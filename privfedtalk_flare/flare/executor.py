@@ -19,7 +19,7 @@ from nvflare.apis.signal import Signal
 from privfedtalk_flare.checks import check_private
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare import tracking
-from privfedtalk_flare.flare.failures import HeaderError, answer_to
+from privfedtalk_flare.flare.failures import ADVICE, HeaderError, answer_to
 from privfedtalk_flare.flare.lines import say
 from privfedtalk_flare.flare.replies import raw_reply, status_reply
 from privfedtalk_flare.flare.sections import section
@@ -99,8 +99,8 @@ class PrivFedTalkExecutor(Executor):
         except Exception as error:
             rc, status = answer_to(error)
             # Below ERROR: provisioned sites stream their error log to the server, and the text may name a clip.
-            self.logger.warning(f"{fl_ctx.get_identity_name()}: task {task_name} failed ({status}): {error}",
-                                exc_info=status == p.STATUS_FAILED)
+            self.logger.warning(f"{fl_ctx.get_identity_name()}: task {task_name} failed ({status}): {error}"
+                                + ADVICE.get(status, ""), exc_info=status == p.STATUS_FAILED)
             return status_reply(status, header, rc)
 
     def _open(self, fl_ctx: FLContext) -> None:

@@ -43,6 +43,11 @@ _BY_NAME = {
 """By class name, base classes included, so that naming torch's errors does not import torch."""
 
 
+ADVICE = {STATUS_OUT_OF_MEMORY: "; set low_memory: true in this site's privfedtalk.yaml, or name fewer devices there; "
+                                "a job with a smaller training.batch or adapter.rank takes less as well"}
+"""What the site's own log says beside a failure of that status."""
+
+
 class HeaderError(ValueError):
     """A task meant for another job, adapter or backbone. The message names the key and both values."""
 

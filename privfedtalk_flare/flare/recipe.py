@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,15 @@ SECTIONS = ("data", "adapter", "training", "personalize", "reliability", "privac
 class PrivFedTalkRecipe(Recipe):
     """The job: one controller, one executor, the filters between them, and the study's own code.
 
-    Runs in FLARE's SimEnv, PocEnv and ProdEnv, or `export`s to a folder for any server. Settings that are unknown or
-    break a promise together are refused here, by name (`SettingsError`); `custom` is the folder with the study's own
-    files.
+    Runs in FLARE's SimEnv, PocEnv and ProdEnv, or `export`s to a folder for any server. Every argument but the last two
+    holds settings (settings.py has their help). Unknown ones, and those that break a promise together, are refused
+    here, by name (`SettingsError`).
+
+    Args:
+        custom: folder with the study's own `study_*.py`, which the job carries as its `app/custom`.
+        byoc: whether the job brings that code. Without it nothing but settings travels: clips are found and updates
+            scored by the copies in the installed package, and server and sites must have `privfedtalk_flare.` in
+            their `class_allow_list`. FLARE then needs no `byoc` right of whoever submits.
     """
 
     def __init__(self, name: str = "privfedtalk", *, data: DataSettings | None = None,
@@ -56,7 +62,9 @@ class PrivFedTalkRecipe(Recipe):
                  personalize: TrainingSettings | None = None, reliability: ReliabilitySettings | None = None,
                  privacy: PrivacySettings | None = None, encryption: EncryptionSettings | None = None,
                  rounds: RoundSettings | None = None, backbone: BackboneSettings | None = None,
-                 custom: Path | None = None) -> None:
+                 custom: Path | None = None, byoc: bool = True) -> None:
+        if custom is not None and not byoc:
+            raise SettingsError(f"custom: a job with byoc False brings no code, so {custom} would not be used")
         self.data, self.adapter = parse(DataSettings, data, "data"), parse(AdapterSettings, adapter, "adapter")
         self.training = parse(TrainingSettings, training, "training")
         self.personalize = (TrainingSettings(steps=60, learning_rate=1e-3) if personalize is None
@@ -74,7 +82,7 @@ class PrivFedTalkRecipe(Recipe):
         job.set_app_packages(["privfedtalk_flare"])
         super().__init__(job)
         self._add_server()
-        self._add_clients(custom)
+        self._add_clients(study_files(custom) if byoc else [])
 
     def export(self, job_dir: str, *args: Any, **kwargs: Any) -> None:
         """Writes the job's folder `<job_dir>/<name>`: every setting once, the tasks of each filter in order."""
@@ -95,7 +103,7 @@ class PrivFedTalkRecipe(Recipe):
                                      rounds=plain(rounds)), id="aggregator")
         job.to_server(TBAnalyticsReceiver(events=[tracking.EVENT, tracking.FED_EVENT]), id="tensorboard")
 
-    def _add_clients(self, custom: Path | None) -> None:
+    def _add_clients(self, code: Sequence[Path]) -> None:
         job = self._job
         tasks = [task for task in p.TASKS if task in self.rounds.phases]
         job.to_clients(PrivFedTalkExecutor(
@@ -107,7 +115,7 @@ class PrivFedTalkRecipe(Recipe):
             named = [name for name in names if name in tasks]
             for one in chain if named else ():
                 job.to_clients(one, filter_type=direction, tasks=named)
-        for file in study_files(custom):
+        for file in code:
             job.add_file_to_clients(str(file))
 
     def _filters(self) -> list[tuple[Sequence[str], str, list[Any]]]:
@@ -140,28 +148,26 @@ _PEOPLE = DataSettings(source="synthetic", clips=12, accent=1.0)
 _MANY = DataSettings(source="synthetic", people=150, clips=2, seconds=1.6, held_out=0, seed=1)
 """The backbone's people: other ones than `_PEOPLE`, by their seed."""
 
-VARIANTS: Mapping[str, Callable[[], PrivFedTalkRecipe]] = {
-    "privfedtalk": lambda: PrivFedTalkRecipe("privfedtalk", data=_PEOPLE),
-    "privfedtalk_sealed": lambda: PrivFedTalkRecipe(
-        "privfedtalk_sealed", data=_PEOPLE, reliability=ReliabilitySettings(
-            mode="sealed", max_clips=_PEOPLE.clips - _PEOPLE.held_out)),
-    "backbone": lambda: PrivFedTalkRecipe(
-        "backbone", data=_MANY, training=TrainingSettings(tdc=0.0), privacy=PrivacySettings(mechanism="off"),
-        rounds=RoundSettings(phases=("backbone",))),
-    "fedavg": lambda: PrivFedTalkRecipe("fedavg", data=_PEOPLE, reliability=ReliabilitySettings(mode="counts")),
-    "fedprox": lambda: PrivFedTalkRecipe(
-        "fedprox", data=_PEOPLE, training=TrainingSettings(proximal=0.1),
-        reliability=ReliabilitySettings(mode="counts")),
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "privfedtalk": {"data": _PEOPLE},
+    "privfedtalk_sealed": {"data": _PEOPLE, "reliability": ReliabilitySettings(
+        mode="sealed", max_clips=_PEOPLE.clips - _PEOPLE.held_out)},
+    "backbone": {"data": _MANY, "training": TrainingSettings(tdc=0.0), "privacy": PrivacySettings(mechanism="off"),
+                 "rounds": RoundSettings(phases=("backbone",))},
+    "fedavg": {"data": _PEOPLE, "reliability": ReliabilitySettings(mode="counts")},
+    "fedprox": {"data": _PEOPLE, "reliability": ReliabilitySettings(mode="counts"),
+                "training": TrainingSettings(proximal=0.1)},
 }
-"""The jobs under `jobs/`. Their sites render synthetic people; a study leaves out `data` and uses its own clips."""
+"""The jobs under `jobs/`, by what `PrivFedTalkRecipe` is given. Their sites render synthetic people; a study leaves out
+`data` and uses its own clips."""
 
 
-def build(names: Sequence[str], folder: Path) -> list[Path]:
-    """Exports the named variants (none: all) into `folder` and returns the job folders."""
+def build(names: Sequence[str], folder: Path, byoc: bool = True) -> list[Path]:
+    """Exports the named variants (none: all) into `folder` and returns the job folders; `byoc` as the recipe's."""
     for name in names:
         if name not in VARIANTS:
             raise SettingsError(f"job {name!r} is unknown; the choices are {', '.join(VARIANTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or VARIANTS:
-        VARIANTS[name]().export(str(folder))
+        PrivFedTalkRecipe(name, byoc=byoc, **VARIANTS[name]).export(str(folder))
     return [folder / name for name in names or VARIANTS]

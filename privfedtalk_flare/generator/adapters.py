@@ -44,7 +44,7 @@ class SharedAdapter:
     def __init__(self, denoiser: UNetMotionModel, rank: int, scaling: float, train: str) -> None:
         self.denoiser = denoiser
         denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank * scaling, target_modules=TARGETS), SHARED)
-        tensors = dict(_factors(denoiser, SHARED))
+        tensors = _in_float32(denoiser, SHARED)
         for name, tensor in tensors.items():
             if ".lora_A." in name:
                 with torch.no_grad():
@@ -95,7 +95,7 @@ class IdentityAdapter:
             with warnings.catch_warnings():  # peft's, that there are two adapters now: as it should be
                 warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
                 denoiser.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS), IDENTITY)
-        self.tensors = dict(_factors(denoiser, IDENTITY))
+        self.tensors = _in_float32(denoiser, IDENTITY)
         self.start = {n: t.detach().clone() for n, t in self.tensors.items()}
         self.activate()
 
@@ -156,6 +156,14 @@ def _factors(denoiser: UNetMotionModel, adapter: str) -> Iterator[tuple[str, tor
     for name, parameter in denoiser.named_parameters():
         if f".lora_A.{adapter}." in name or f".lora_B.{adapter}." in name:
             yield name, parameter
+
+
+def _in_float32(denoiser: UNetMotionModel, adapter: str) -> dict[str, torch.nn.Parameter]:
+    """The adapter's factors by name. peft makes them in the dtype of the layer beneath, which may be bf16."""
+    factors = dict(_factors(denoiser, adapter))
+    for tensor in factors.values():
+        tensor.data = tensor.data.float()
+    return factors
 
 
 def _start_of_a(name: str, shape: tuple[int, ...]) -> np.ndarray:

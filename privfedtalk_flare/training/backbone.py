@@ -6,6 +6,8 @@ a whole training in one process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -37,7 +39,7 @@ def train_codec(generator: TalkingHeadPipeline, pictures: np.ndarray, steps: int
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return low + (high - low) * torch.rand(shape, generator=source)
 
-    def loss_of() -> torch.Tensor:
+    def parts_of() -> Iterator[torch.Tensor]:
         x = to_tensor(pictures[rng.integers(len(pictures), size=batch)]) / 2 + 0.5
         x = (x * uniform(0.7, 1.3, batch, 3, 1, 1) + uniform(-0.15, 0.15, batch, 3, 1, 1)).clamp(0, 1) * 2 - 1
         flipped = torch.rand(batch, generator=source) < 0.5
@@ -56,11 +58,11 @@ def train_codec(generator: TalkingHeadPipeline, pictures: np.ndarray, steps: int
         with low_precision():
             decoded = codec.decode(codec.encode(x).latents).sample
         error = decoded.float() - x
-        return (error**2).mean() + 0.1 * error.abs().mean()
+        yield (error**2).mean() + 0.1 * error.abs().mean()
 
     codec.train()
     try:
-        return fit(codec.parameters(), loss_of, steps, CODEC_RATE, schedule)
+        return fit(codec.parameters(), parts_of, steps, CODEC_RATE, schedule)
     finally:
         codec.eval()
 
@@ -80,13 +82,13 @@ def train_identity(embedder: IdentityEmbedder, people: list[np.ndarray], steps: 
         x = torch.roll(x, tuple(int(v) for v in rng.integers(-2, 3, 2)), dims=(2, 3))
         return (x + 0.03 * torch.randn(x.shape, generator=source)).to(embedder.device)
 
-    def loss_of() -> torch.Tensor:
+    def parts_of() -> Iterator[torch.Tensor]:
         chosen = rng.choice(len(people), batch, replace=False)
-        return contrast_loss(embedder(view(chosen)), embedder(view(chosen)))
+        yield contrast_loss(embedder(view(chosen)), embedder(view(chosen)))
 
     embedder.train()
     try:
-        return fit(embedder.parameters(), loss_of, steps, IDENTITY_RATE, schedule)
+        return fit(embedder.parameters(), parts_of, steps, IDENTITY_RATE, schedule)
     finally:
         embedder.eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,14 @@ class WindowBatch:
     clean: torch.Tensor
     masked: torch.Tensor
     audio: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def split(self, size: int) -> list[WindowBatch]:
+        """The same windows in batches of at most `size`."""
+        return [WindowBatch(*(getattr(self, field.name)[start:start + size] for field in fields(self)))
+                for start in range(0, len(self), size)]
 
 
 def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Path) -> CachedClip:

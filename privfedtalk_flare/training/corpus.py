@@ -9,9 +9,12 @@ import secrets
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import cached_property
 from pathlib import Path
 
-from privfedtalk_flare.data.clips import Clip, ClipFile, load_clips, split_clips
+from privfedtalk_flare.data.clips import Clip, ClipFile, ClipsOnDisk, load_clips, split_clips
+from privfedtalk_flare.data.consent import consent_fault
 from privfedtalk_flare.plugins import load_function
 from privfedtalk_flare.settings import DataSettings, SettingsError
 from privfedtalk_flare.training.place import SitePlace
@@ -26,10 +29,10 @@ class IdentityClips:
     """One person's clips at a site. `key` is the opaque name under which state and logs know this person."""
 
     key: str
-    train: list[Clip]
-    held_out: list[Clip]
+    train: Sequence[Clip]
+    held_out: Sequence[Clip]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """PRIVATE: what this person's order and random batches are drawn from, the same wherever the site's state is.
         """
@@ -65,15 +68,19 @@ def gather(data: DataSettings, place: SitePlace, size: int, log: Callable[[str],
     A bad clip is named in the site's own log and skipped; a person left with too few clips is left out, and said so.
     Raises `NoClipsError` when nobody is left.
     """
-    files = _render(data, place, size) if data.source == "synthetic" else _find(data, place)
-    clips, skipped = load_clips(files, log, size)
-    people, secret = [], secret_of(place.state)
-    for identity in sorted({clip.identity for clip in clips}):
-        own, key = [clip for clip in clips if clip.identity == identity], opaque(identity, secret)
+    files = _render(data, place, size) if data.source == "synthetic" else _with_consent(_find(data, place), place, log)
+    people, secret, skipped = [], secret_of(place.state), 0
+    for identity in sorted({file.identity for file in files}):
+        of = [file for file in files if file.identity == identity]
+        own, bad = load_clips(of, log, size)
+        skipped += bad
+        key = opaque(identity, secret)
         if len(own) <= data.held_out:
             log(f"person {key} is left out: {len(own)} good clips, {data.held_out} of them held out")
             continue
-        people.append(IdentityClips(key, *split_clips(own, data.held_out)))
+        parts = split_clips(own, data.held_out)
+        people.append(IdentityClips(key, *(ClipsOnDisk(part, of, size) if place.low_memory else part
+                                           for part in parts)))
     if not people:
         where = "rendered clips" if data.source == "synthetic" else str(place.corpus)
         raise NoClipsError(f"{where}: no person with more than {data.held_out} good clips among {len(files)} files; "
@@ -81,6 +88,19 @@ def gather(data: DataSettings, place: SitePlace, size: int, log: Callable[[str],
     log(f"{len(people)} people, {sum(len(p.train) for p in people)} training clips, "
         f"{sum(len(p.held_out) for p in people)} held out, {skipped} skipped")
     return sorted(people, key=lambda person: person.digest)
+
+
+def _with_consent(files: Sequence[ClipFile], place: SitePlace, log: Callable[[str], None]) -> Sequence[ClipFile]:
+    """The clips of people whose consent is on record, where the site demands one."""
+    if not place.require_consent:
+        return files
+    today, faults = date.today(), {}
+    for file in files:
+        faults.setdefault(file.identity, consent_fault(file.path.parent, today))
+    for identity, fault in faults.items():
+        if fault:
+            log(f"person {opaque(identity, secret_of(place.state))} is left out: {fault}")
+    return [file for file in files if not faults[file.identity]]
 
 
 def _find(data: DataSettings, place: SitePlace) -> Sequence[ClipFile]:

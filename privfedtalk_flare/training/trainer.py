@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +33,11 @@ class Schedule:
         return peak * level * min(1.0, (step + 1) / min(20, max(1, steps // 4)))
 
 
-def fit(parameters: Iterable[nn.Parameter], loss_of: Callable[[], torch.Tensor], steps: int, learning_rate: float,
-        schedule: Schedule | None = None, weight_decay: float = 0.0) -> float:
-    """AdamW for `steps` steps of `loss_of`, gradients clipped to norm 1; returns the mean loss of the last quarter.
+def fit(parameters: Iterable[nn.Parameter], parts_of: Callable[[], Iterable[torch.Tensor]], steps: int,
+        learning_rate: float, schedule: Schedule | None = None, weight_decay: float = 0.0) -> float:
+    """AdamW for `steps` steps, gradients clipped to norm 1; returns the mean loss of the last quarter.
 
+    `parts_of` yields a step's loss in parts, which add up to it; each one's graph is freed before the next is made.
     The optimiser is fresh: nothing is carried from one identity, or one round, to the next. Raises ArithmeticError
     when the loss is no longer finite.
     """
@@ -46,22 +47,24 @@ def fit(parameters: Iterable[nn.Parameter], loss_of: Callable[[], torch.Tensor],
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(learning_rate, step, steps)
-        loss = loss_of()
-        if not torch.isfinite(loss):
-            raise ArithmeticError(f"the loss is {loss.item()} at step {step + 1} of {steps}; lower learning_rate, now "
-                                  f"{learning_rate}")
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(0.0)
+        for part in parts_of():
+            part.backward()
+            losses[-1] += part.item()
+        if not math.isfinite(losses[-1]):
+            raise ArithmeticError(f"the loss is {losses[-1]} at step {step + 1} of {steps}; lower learning_rate, now "
+                                  f"{learning_rate}")
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        losses.append(loss.item())
     return float(np.mean(losses[-max(1, steps // 4):]))
 
 
 def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], parameters: Iterable[nn.Parameter],
                    settings: TrainingSettings, rng: np.random.Generator, schedule: Schedule | None = None,
-                   weight_decay: float = 0.0, alignment: float = 0.0) -> float:
-    """Trains `parameters` of the denoiser and its conditions on windows of `clips`; returns the final loss.
+                   weight_decay: float = 0.0, alignment: float = 0.0, at_once: int | None = None) -> float:
+    """Trains `parameters` of the denoiser and its conditions on windows of `clips`; returns the final loss. `at_once`:
+    how many windows of a batch go through the denoiser together (None: all); gradients add up over the others.
 
     The loss is denoising + tdc * TDC + proximal * |p - p0|^2 / 2 + alignment * squared error of the moved reference,
     at timesteps drawn with density rising towards the noisy ones: there the mouth is decided, while near the clean end
@@ -71,16 +74,16 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
     anchors = [p.detach().clone() for p in parameters] if settings.proximal else []
     noise_source = torch.Generator().manual_seed(int(rng.integers(2**63)))
 
-    def loss_of() -> torch.Tensor:
-        windows = draw_windows(rng, clips, settings.batch, WINDOW)
-        loss = window_loss(generator, windows, settings, noise_source, alignment)
+    def parts_of() -> Iterator[torch.Tensor]:
+        for part in draw_windows(rng, clips, settings.batch, WINDOW).split(at_once or settings.batch):
+            loss = window_loss(generator, part, settings, noise_source, alignment)
+            yield loss if len(part) == settings.batch else loss * (len(part) / settings.batch)
         if settings.proximal:
-            loss = loss + settings.proximal * proximal_loss(parameters, anchors)
-        return loss
+            yield settings.proximal * proximal_loss(parameters, anchors)
 
     generator.denoiser.train()
     try:
-        return fit(parameters, loss_of, settings.steps, settings.learning_rate, schedule, weight_decay)
+        return fit(parameters, parts_of, settings.steps, settings.learning_rate, schedule, weight_decay)
     finally:
         generator.denoiser.eval()
 

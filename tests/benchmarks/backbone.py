@@ -49,9 +49,9 @@ def train(out: Path) -> str:
     shutil.rmtree(out, ignore_errors=True)
     (out / "workspace" / "local").mkdir(parents=True)
     (out / "workspace" / "local" / "privfedtalk.yaml").write_text(f"state: {out}/state/{{site}}\n", encoding="utf-8")
-    full = VARIANTS["backbone"]()
-    PrivFedTalkRecipe("backbone", data=dataclasses.replace(full.data, people=20), training=full.training,
-                      privacy=full.privacy, rounds=full.rounds, backbone=REDUCED).export(str(out))
+    full = VARIANTS["backbone"]
+    smaller = {"data": dataclasses.replace(full["data"], people=20), "backbone": REDUCED}
+    PrivFedTalkRecipe("backbone", **{**full, **smaller}).export(str(out))
     command = [str(Path(sys.executable).with_name("nvflare")), "simulator", str(out / "backbone"), "-w",
                str(out / "workspace"), "-n", "4", "-t", "4"]
     with (out / "log.txt").open("w", encoding="utf-8") as log:

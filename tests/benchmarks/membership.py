@@ -43,8 +43,9 @@ from privfedtalk_flare.settings import (
     ReliabilitySettings,
     TrainingSettings,
 )
+from privfedtalk_flare.training.lane import IdentityUpdate
 from privfedtalk_flare.training.place import SitePlace
-from privfedtalk_flare.training.site import IdentityUpdate, SiteWork
+from privfedtalk_flare.training.site import SiteWork
 
 DELTA = 1e-5
 A_SITE = 50

@@ -11,6 +11,7 @@ from privfedtalk_flare.data.clips import (
     Clip,
     ClipError,
     ClipFile,
+    ClipsOnDisk,
     aligned,
     aperture_path,
     find_clips,
@@ -138,6 +139,23 @@ def test_load_clips_names_counts_and_skips_the_bad_ones(film, tmp_path):
     assert skipped == 2 == len(lines)
     assert "mute.mp4: no audio stream" in lines[0]
     assert "z.mp4: the same file as" in lines[1] and "a.mp4" in lines[1]
+
+
+def test_clips_on_disk_are_decoded_when_asked_for_and_must_be_what_they_were(film, tmp_path):
+    path = tmp_path / "ann" / "one.mp4"
+    path.parent.mkdir()
+    shutil.copy(film(), path)
+    files = [ClipFile("ann", path)]
+    (clip,), _ = load_clips(files, print)
+    lazy = ClipsOnDisk([clip], files)
+    assert len(lazy) == 1 and lazy[0].digest == clip.digest and np.array_equal(lazy[0].frames, clip.frames)
+    assert [one.name for one in lazy] == [one.name for one in lazy[:]] == ["one"]
+    path.write_bytes(path.read_bytes() + b"\0" * 16)
+    with pytest.raises(ClipError, match="changed since this process listed it"):
+        _ = lazy[0]
+    path.unlink()
+    with pytest.raises(ClipError, match="one"):
+        _ = lazy[0]
 
 
 def test_find_clips(tmp_path):

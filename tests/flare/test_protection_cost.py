@@ -14,7 +14,7 @@ from nvflare.apis.dxo import DXO, DataKind
 
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.filters import EgressFilter, PrivacyFilter, ReserveRelease
-from privfedtalk_flare.flare.recipe import VARIANTS
+from privfedtalk_flare.flare.recipe import VARIANTS, PrivFedTalkRecipe
 from privfedtalk_flare.flare.replies import raw_reply
 from privfedtalk_flare.flare.steps import StepLog
 from privfedtalk_flare.training.place import SitePlace
@@ -36,7 +36,7 @@ def timed(call: Callable[[], object], into: list[float]) -> object:
 
 
 def test_protection_takes_at_most_a_twentieth_of_a_round(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = VARIANTS["privfedtalk"]()
+    job = PrivFedTalkRecipe("privfedtalk", **VARIANTS["privfedtalk"])
     place = SitePlace("site-1", None, tmp_path / "state", tmp_path / "run")
     work = SiteWork("site-1", place, job.data, job.adapter, job.training, job.personalize, job.reliability,
                     job.backbone, lambda text: None)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,9 +96,17 @@ class Deployment(poc_run.Poc):
     def start(self, name: str) -> None:
         self._command("nvflare", "poc", "start", "-p", name, "--no-wait")
 
+    def state(self, name: str) -> Path:
+        return self.kits / name / "privfedtalk"
+
+    def connected(self) -> set[str]:
+        """The sites that the server knows to be there."""
+        told = self._command("nvflare", "system", "status", *self._kit, "--format", "json", quiet=True)
+        return {name for name in self.sites if name in told}
+
     def releases(self, site: str) -> list[dict[str, Any]]:
         """The lines of a site's ledger."""
-        lines = (self.workspace / "state" / site / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (self.state(site) / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -115,14 +121,9 @@ def wait_for(true: Callable[[], bool], what: str, timeout: float, every: float =
 @contextlib.contextmanager
 def started(workspace: Path, sites: int) -> Iterator[Deployment]:
     """A prepared and running POC; afterwards none of its processes is left."""
-    os.environ["HOME"] = str(workspace)  # where `nvflare poc prepare` notes its kits
     found = Deployment(workspace, sites, free_port())
     found.prepare()
     found.check()
     with found.running():
         yield found
     assert not found.processes()
-
-
-def run_python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*words], capture_output=True, text=True, check=False)

@@ -43,6 +43,7 @@ def test_without_a_file_state_lies_outside_the_run(tmp_path: Path, text: str | N
     ("state: clips", "'clips' is relative; give an absolute path"),
     ("anchor: disk", "anchor: 'disk' is relative"),
     ("delta: 0.9", "delta: must be at most 0.5"),
+    ("low_memory: 1", "low_memory: expected bool, got 1"),
     ("threads: 0", "threads: must be at least 1"),
     ("require_encryption: maybe", "require_encryption: expected bool, got 'maybe'"),
     ("- corpus", "expected a mapping"),
@@ -51,3 +52,21 @@ def test_what_cannot_be_read_is_refused_naming_the_file(tmp_path: Path, text: st
     with pytest.raises(SettingsError, match=said) as caught:
         place(tmp_path, text)
     assert "privfedtalk.yaml" in str(caught.value)
+
+
+def test_the_workspace_is_expanded_to_the_folder_above_the_file(tmp_path: Path) -> None:
+    (tmp_path / "kit" / "local").mkdir(parents=True)
+    found = place(tmp_path / "kit" / "local", 'state: "{workspace}/privfedtalk/{site}"\n')
+    assert found.state == tmp_path / "kit" / "privfedtalk" / "site-3"
+
+
+def test_the_cpu_is_fallen_back_to_and_devices_that_are_not_here_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    assert place(tmp_path, None).all_devices == (here,)
+    assert place(tmp_path, "devices: [cpu, cpu]\n").all_devices == ("cpu", "cpu")
+    with pytest.raises(SettingsError, match=r"devices: 'cuda:99' is not here: this process sees \d+ CUDA devices"):
+        _ = place(tmp_path, "devices: [cpu, 'cuda:99']\n").device
+    with pytest.raises(SettingsError, match="devices: 'gpu' is no torch device; give cpu, cuda or cuda:0"):
+        _ = place(tmp_path, "devices: [gpu]\n").device

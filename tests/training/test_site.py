@@ -12,6 +12,7 @@ from privfedtalk_flare.settings import (
     ReliabilitySettings,
     TrainingSettings,
 )
+from privfedtalk_flare.training import lane as lane_module
 from privfedtalk_flare.training import site as site_module
 from privfedtalk_flare.training.corpus import NoClipsError, opaque, secret_of
 from privfedtalk_flare.training.place import SitePlace
@@ -76,7 +77,7 @@ def test_what_ran_before_in_the_process_does_not_change_a_round(work, updates, f
 
 def test_a_person_whose_training_fails_counts_as_zeros(folder, monkeypatch):
     work = work_at(folder)
-    real = site_module.train_denoiser
+    real = lane_module.train_denoiser
     calls = []
 
     def fails_once(*args, **kwargs):
@@ -85,7 +86,7 @@ def test_a_person_whose_training_fails_counts_as_zeros(folder, monkeypatch):
             raise ArithmeticError("the loss is nan")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(site_module, "train_denoiser", fails_once)
+    monkeypatch.setattr(lane_module, "train_denoiser", fails_once)
     first, second = work.adapter_round(np.zeros(work.spec.size, np.float32), 1)
     assert not first.vector.any() and first.score == 0.0 and second.vector.any()
     assert any("failed and counts as zero" in line for line in work.lines)
@@ -123,8 +124,8 @@ def test_one_persons_failures_stay_theirs(folder, monkeypatch):
     monkeypatch.setattr(site_module, "load_function", lambda *_: signal)
     first, second = work.adapter_round(theta, 1)
     assert (first.score, second.score) == (0.0, 0.5) and not first.vector.any() and second.vector.any()
-    monkeypatch.setattr(site_module, "train_denoiser",
-                        first_fails(site_module.train_denoiser, ArithmeticError("the loss is nan")))
+    monkeypatch.setattr(lane_module, "train_denoiser",
+                        first_fails(lane_module.train_denoiser, ArithmeticError("the loss is nan")))
     assert work.personalize(theta) == {}  # the mean of one would show that one
     assert len(work.adapters) == 1
     measured = work.validate(theta)
@@ -133,14 +134,14 @@ def test_one_persons_failures_stay_theirs(folder, monkeypatch):
 
 def test_a_person_who_cannot_be_measured_is_left_out_by_key(work, monkeypatch):
     first, second = work.people
-    real = site_module.validate_person
+    real = lane_module.validate_person
 
     def fails_first(person, *args):
         if person is first:
             raise ValueError("an odd clip")
         return real(person, *args)
 
-    monkeypatch.setattr(site_module, "validate_person", fails_first)
+    monkeypatch.setattr(lane_module, "validate_person", fails_first)
     measured = work.validate(np.zeros(work.spec.size, np.float32))
     assert all(len(m["psnr"]) == 1 for m in measured.rows.values())
     assert measured.videos == [f"videos/{second.key}.mp4"]
@@ -164,7 +165,7 @@ def test_a_broken_embedder_is_the_sites_and_no_persons(folder, monkeypatch):
     def broken(source):
         raise ValueError("identity/config.json is no JSON")
 
-    monkeypatch.setattr(site_module, "load_embedder", broken)
+    monkeypatch.setattr(lane_module, "load_embedder", broken)
     work, theta = work_at(folder), np.zeros(90_112, np.float32)
     for phase in (lambda: work.adapter_round(theta, 1), lambda: work.validate(theta)):
         with pytest.raises(ValueError, match="no JSON"):
@@ -180,7 +181,7 @@ def test_out_of_memory_is_the_sites_and_no_persons(work, monkeypatch):
     def no_room(*args, **kwargs):
         raise RuntimeError("can't allocate memory")
 
-    monkeypatch.setattr(site_module, "train_denoiser", no_room)
+    monkeypatch.setattr(lane_module, "train_denoiser", no_room)
     with pytest.raises(RuntimeError, match="allocate"):
         work.adapter_round(np.zeros(work.spec.size, np.float32), 1)
 
@@ -208,3 +209,55 @@ def test_a_site_without_clips_says_what_to_do(tmp_path):
     work.place = nowhere
     with pytest.raises(NoClipsError, match="names no corpus"):
         work.prepare()
+
+
+def test_people_divided_among_devices_come_out_as_on_one(work, updates, folder):
+    many = work_at(folder, devices=("cpu", "cpu"))
+    theta = np.zeros(many.spec.size, np.float32)
+    assert len(many.lanes) == 2 and "works on cpu, cpu" in many.lines
+    again = many.adapter_round(theta, 1)
+    assert all(np.array_equal(a.vector, b.vector) and a.score == b.score for a, b in zip(again, updates, strict=True))
+    many.personalize(theta)
+    assert len(many.validate(theta).rows["personalized"]["psnr"]) == 2
+
+
+def test_saving_memory_changes_an_update_by_no_more_than_bf16_does(work, updates, folder):
+    saving = work_at(folder, low_memory=True)
+    lane = saving.lanes[0]
+    again = saving.adapter_round(np.zeros(saving.spec.size, np.float32), 1)
+    for one, other in zip(again, updates, strict=True):
+        cosine = one.vector @ other.vector / np.linalg.norm(one.vector) / np.linalg.norm(other.vector)
+        assert cosine > 0.9 and one.score == pytest.approx(other.score, abs=0.05)
+    assert saving.backbone_digest == work.backbone_digest and saving.spec == work.spec
+    assert {str(t.dtype) for t in lane.shared.tensors.values()} == {"torch.float32"}
+    linear = dict(lane.generator.denoiser.named_parameters())["mid_block.attentions.0.proj_in.weight"]
+    assert str(linear.dtype) == "torch.bfloat16" and lane.generator.denoiser.is_gradient_checkpointing
+    assert "works on cpu (no CUDA device is here), saving memory" in saving.lines
+    assert any(line.startswith("round 1: at most ") and line.endswith(" GiB of memory so far")
+               for line in saving.lines)
+
+
+def test_who_has_no_consent_on_record_is_left_out_where_the_site_demands_it(tmp_path):
+    from privfedtalk_flare.data.synthetic import Person, write_corpus
+
+    corpus = tmp_path / "corpus"
+    write_corpus(corpus, [Person.draw(1, number) for number in range(2)], 2, 1.2)
+    first, second = sorted(path.name for path in corpus.iterdir())
+    data = DataSettings(source="site")
+
+    def people(**rules):
+        place = SitePlace("site-1", corpus, tmp_path / "state", tmp_path / "run", **rules)
+        lines = []
+        work = SiteWork("site-1", place, data, AdapterSettings(), QUICK, QUICK, ReliabilitySettings(),
+                        BackboneSettings(), lines.append)
+        return {person.train[0].identity for person in work.people}, lines
+
+    (corpus / first / "consent.yaml").write_text("given: 2026-01-31\n", encoding="utf-8")
+    assert people()[0] == {first, second}
+    kept, lines = people(require_consent=True)
+    assert kept == {first}
+    key = opaque(second, secret_of(tmp_path / "state"))
+    assert f"person {key} is left out: no consent.yaml beside their clips" in lines
+    (corpus / first / "consent.yaml").write_text("given: 2026-01-31\nwithdrawn: 2026-02-01\n", encoding="utf-8")
+    with pytest.raises(NoClipsError):
+        people(require_consent=True)

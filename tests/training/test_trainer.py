@@ -36,10 +36,10 @@ def cached(clip, tmp_path_factory):
 
 def test_fit_minimises_and_says_when_it_diverges():
     weight = torch.nn.Parameter(torch.tensor(5.0))
-    fit([weight], lambda: (weight - 2) ** 2, steps=200, learning_rate=0.1)
+    fit([weight], lambda: [(weight - 2) ** 2], steps=200, learning_rate=0.1)
     assert weight.item() == pytest.approx(2, abs=0.05)
     with pytest.raises(ArithmeticError, match="step 1 of 5"):
-        fit([weight], lambda: weight * float("nan"), steps=5, learning_rate=0.1)
+        fit([weight], lambda: [weight * float("nan")], steps=5, learning_rate=0.1)
 
 
 def test_rounds_share_one_learning_rate_curve():

@@ -11,7 +11,7 @@ from privfedtalk_flare.evaluation.attacks.membership import delong, infer, losse
 from privfedtalk_flare.privacy.gaussian import noise_multiplier_for
 from privfedtalk_flare.privacy.outgoing import protect
 from privfedtalk_flare.settings import PrivacySettings, ReliabilitySettings
-from privfedtalk_flare.training.site import IdentityUpdate
+from privfedtalk_flare.training.lane import IdentityUpdate
 
 
 def losses(gap, n=300, seed=0):

@@ -1,0 +1,58 @@
+"""The updates of one round, on the server's disk until their weights are known.
+
+ISFA's weights depend on every reply of the round, so that no update can be added when it arrives; kept in memory, 256
+of 4 million values would take 41 GB. They wait in one file, and are read back a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+
+class Spool:
+    """A file without a name in `folder` (None: the system's for temporary files): it takes no more than this round's
+    bytes, and is gone when it is closed or its process dies."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (open as long as the round)
+        self._end = 0
+
+    def keep(self, chunks: Sequence[bytes]) -> SpooledUpdate:
+        """Writes one update. OSError where the disk is full; what was kept before stays, and so does the room."""
+        places, at = [], self._end
+        for chunk in chunks:
+            places.append((at, len(chunk)))
+            rest = memoryview(chunk)
+            while rest:
+                written = os.pwrite(self._file.fileno(), rest, at)
+                rest, at = rest[written:], at + written
+        self._end = at
+        return SpooledUpdate(self._file.fileno(), places)
+
+    def close(self) -> None:
+        """Frees the disk. What was kept can no longer be read."""
+        self._file.close()
+
+
+class SpooledUpdate(Sequence[bytes]):
+    """One update's chunks, each read from disk when it is asked for."""
+
+    def __init__(self, file: int, places: Sequence[tuple[int, int]]) -> None:
+        self._file, self._places = file, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at, size = self._places[index]
+        return os.pread(self._file, size, at)
