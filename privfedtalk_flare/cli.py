@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
                                      "encrypted, differentially private. Sites run on NVIDIA FLARE; this is the rest.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_generate(commands)
+    _add_personalize(commands)
     _add_summary(commands)
     _add_job(commands)
     _add_data(commands)
@@ -61,6 +62,35 @@ def _generate(parsed: argparse.Namespace) -> None:
     generate(face=parsed.face, audio=parsed.audio, out=parsed.out, adapters=parsed.adapters, backbone=parsed.backbone,
              steps=parsed.steps, guidance=parsed.guidance, seed=parsed.seed)
     print(parsed.out)
+
+
+def _add_personalize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    own = commands.add_parser("personalize", help="train people's own adapters on a finished shared one, at one site")
+    own.add_argument("--corpus", type=Path, required=True, metavar="FOLDER", help="<identity>/<clip>.mp4, at least two "
+                     "clips of each person")
+    own.add_argument("--shared", type=Path, required=True, metavar="FILE", help="the shared adapter that a job wrote")
+    own.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="the site's state, for the adapters")
+    own.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
+    own.add_argument("--steps", type=int, default=60, help="training steps of a person (default 60)")
+    own.add_argument("--low-memory", action="store_true", help="bf16 backbone, gradient checkpointing, one window at a "
+                     "time")
+    own.set_defaults(run=_personalize)
+
+
+def _personalize(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.evaluation.summary import pool_rows, site_rows
+    from privfedtalk_flare.evaluation.table import rows_table
+    from privfedtalk_flare.settings import TrainingSettings, parse
+    from privfedtalk_flare.training.joining import personalize
+    from privfedtalk_flare.training.place import SitePlace
+
+    state = parsed.state.resolve()
+    place = SitePlace("this site", parsed.corpus.resolve(), state, state, low_memory=parsed.low_memory)
+    training = parse(TrainingSettings, {"steps": parsed.steps, "learning_rate": 1e-3}, "personalize")
+    joined = personalize(place, parsed.shared, parsed.backbone, training, print)
+    print(rows_table(pool_rows([site_rows(joined.validation.rows, 1)]), width=100))
+    for name, path in joined.adapters.items():
+        print(f"{name}: {path}")
 
 
 def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -35,7 +35,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "choices"), [
-    (["train"], "'generate', 'summary', 'job', 'data'"), (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
+    (["train"], "'generate', 'personalize', 'summary', 'job'"),
+    (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
     (["privacy", "make"], "'init', 'show', 'audit', 'plan'")])
 def test_unknown_commands_list_the_choices(arguments: list[str], choices: str,
                                            capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Rows, Summary
 
 _MISSING = "-"
 _VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
@@ -19,8 +19,7 @@ def render(summary: Summary, width: int) -> str:
     """The whole summary, `width` columns wide at most, without colour."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     if summary.rows:
-        console.print(_rows(summary))
-        console.print(f"Mean over {_people(summary)} people, standard deviation below.")
+        console.print(rows_table(summary.rows, width), markup=False)
     if summary.rounds:
         console.print(_rounds(summary.rounds))
         for line in epsilon_words(summary):
@@ -32,21 +31,29 @@ def render(summary: Summary, width: int) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def _people(summary: Summary) -> int:
-    return max((int(told["n"]) for metrics in summary.rows.values() for told in metrics.values()), default=0)
+def rows_table(rows: Rows, width: int) -> str:
+    """The rows by metrics alone, as text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
+    console.print(_rows(rows))
+    console.print(f"Mean over {_people(rows)} people, standard deviation below.")
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def _people(rows: Rows) -> int:
+    return max((int(told["n"]) for metrics in rows.values() for told in metrics.values()), default=0)
 
 
 def _table(title: str) -> Table:
     return Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left")
 
 
-def _rows(summary: Summary) -> Table:
+def _rows(rows: Rows) -> Table:
     table = _table("Held-out clips")
     table.add_column("row", no_wrap=True)
     for head in METRICS.values():
         table.add_column(head, justify="right", no_wrap=True)
-    for row in (r for r in ROWS if r in summary.rows):
-        table.add_row(row, *(_cell(summary.rows[row].get(name), name, _people(summary)) for name in METRICS))
+    for row in (r for r in ROWS if r in rows):
+        table.add_row(row, *(_cell(rows[row].get(name), name, _people(rows)) for name in METRICS))
     return table
 
 

@@ -1,22 +1,22 @@
-"""What an operator asks before a site takes part: would it, and is it safe? Findings, each with its remedy."""
+"""What an operator asks before a site takes part: would it, and is it safe? Findings, each with its remedy.
+
+Here what is about privacy; preflight_work.py has the rest.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nvflare.apis.fl_constant import WorkspaceConstants
 from nvflare.apis.workspace import Workspace
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 from privfedtalk_flare.encryption.keys import KeyFault, key_id, load_secret
+from privfedtalk_flare.flare import preflight_work
 from privfedtalk_flare.flare.books import site_at
+from privfedtalk_flare.flare.finding import FAIL, PASS, WARN, Finding, render
 from privfedtalk_flare.flare.keys import CLIENT_CONTEXT
 from privfedtalk_flare.flare.startup import log_streaming_fault
 from privfedtalk_flare.flare.steps import STOPPED
@@ -26,18 +26,7 @@ from privfedtalk_flare.privacy.opening import LedgerFiles
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.training.place import SitePlace
 
-PASS, WARN, FAIL = "pass", "warn", "FAIL"
 _POLICY = "privfedtalk_flare.flare.policy.SitePolicy"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table: `remedy` says what to do, "" where there is nothing to do."""
-
-    what: str
-    state: str
-    told: str
-    remedy: str = ""
 
 
 def preflight(workspace: Path, site: str | None, published: Sequence[Path]) -> list[Finding]:
@@ -48,7 +37,7 @@ def preflight(workspace: Path, site: str | None, published: Sequence[Path]) -> l
         return [Finding("site", FAIL, str(error), "give the folder from which the site starts")]
     named = f"{place.site}, state in {place.state}"
     found = [Finding("site", PASS, named), _logs(workspace, place), _policy(workspace), *_ledger(place, files),
-             _stopped(place)]
+             _stopped(place), *preflight_work.findings(workspace, place)]
     return [*found, *_key(workspace, [*published, place.state / "shared" / "adapter.safetensors"], len(published))]
 
 
@@ -154,18 +143,6 @@ def _key_of(path: Path) -> str | None:
             return (file.metadata() or {}).get(KEY)
     except SafetensorError as error:
         raise ValueError(error) from error
-
-
-def render(findings: Sequence[Finding], width: int) -> str:
-    """The table as text."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    for head in ("", "what", "found", "what to do"):
-        table.add_column(head, overflow="fold")
-    for one in findings:
-        table.add_row(one.state, one.what, one.told, one.remedy)
-    console.print(table, markup=False)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
 def check_command(workspace: Path, site: str | None, published: Sequence[Path], say: Callable[[str], None]) -> None:

@@ -186,3 +186,18 @@ def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path, backbone: str, 
     with replaced(path, READABLE) as partial:
         save_file({"theta": torch.from_numpy(to_grid(theta))}, partial, metadata=metadata)
     return path
+
+
+def read_shared(path: Path, backbone: str) -> tuple[np.ndarray, UpdateSpec]:
+    """theta (D,) float32 and the spec of a file that `save_shared` wrote; ValueError where it is none, or of another
+    backbone than the one of digest `backbone`."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if "spec" not in metadata or list(file.keys()) != ["theta"]:
+                raise ValueError(f"{path}: no shared adapter; give the shared/adapter.safetensors that a job wrote "
+                                 "into a site's state")
+            check_backbone(path, metadata, backbone)
+            return file.get_tensor("theta"), UpdateSpec.from_json(metadata["spec"])
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error

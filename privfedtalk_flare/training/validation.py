@@ -52,13 +52,13 @@ def validate_person(person: IdentityClips, generate: Callable[[str, np.ndarray, 
     """
     reference = person.train[0].frames[0]
     measured: dict[str, list[dict[str, float]]] = {}
-    for clip in person.held_out:
+    for place, clip in enumerate(person.held_out):
         rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(reference[None], len(clip.frames), axis=0)}
         rows |= {adapter: generate(adapter, clip.frames, reference, clip.audio) for adapter in adapters}
         embeddings = embed(clip.frames)
         for row, frames in rows.items():
             measured.setdefault(row, []).append(_measure(frames, clip, embed, embeddings, size))
-        if clip is person.held_out[0]:
+        if place == 0:
             sample = rows[adapters[-1]]
     means = {row: {name: _mean([m[name] for m in of]) for name in of[0]} for row, of in measured.items()}
     return PersonValidation(means, _write_samples(person, sample, folder))

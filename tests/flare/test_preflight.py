@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.data.synthetic import Person, write_corpus
 from privfedtalk_flare.encryption import keys
 from privfedtalk_flare.federation.update import UpdateSpec
-from privfedtalk_flare.flare.preflight import FAIL, PASS, WARN, preflight
+from privfedtalk_flare.flare.finding import FAIL, PASS, WARN
+from privfedtalk_flare.flare.preflight import preflight
 from privfedtalk_flare.generator.adapters import save_shared
 from privfedtalk_flare.privacy.accountant import Release
 from privfedtalk_flare.privacy.ledger import Entry, Ledger
@@ -22,9 +25,20 @@ SECRET, _ = keys.make_pair(EncryptionSettings())
 SPEC = UpdateSpec.of({"b": np.zeros(8)}, 1, 1.0, "0" * 64)
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two people with two clips each, and their consent."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_corpus(folder, [Person.draw(1, number) for number in range(2)], 2, 1.2)
+    for person in folder.iterdir():
+        (person / "consent.yaml").write_text("given: 2026-01-31\n")
+    return folder
+
+
 @pytest.fixture
-def site(tmp_path):
+def site(tmp_path, clips):
     """A site as its operator should leave it."""
+    shutil.copytree(clips, tmp_path / "clips")
     for name in ("startup", "local"):
         (tmp_path / "kit" / name).mkdir(parents=True)
     kit = tmp_path / "kit"
@@ -32,10 +46,12 @@ def site(tmp_path):
         {"servers": [{"name": "study"}], "client": {"fqsn": "hospital-1"}}))
     (kit / "startup" / "client_context.tenseal").write_bytes(SECRET)
     (kit / "startup" / "client_context.tenseal").chmod(0o600)
-    (kit / "local" / "resources.json").write_text(json.dumps({"allow_log_streaming": False}))
+    (kit / "local" / "resources.json").write_text(json.dumps(
+        {"allow_log_streaming": False, "class_allow_list": ["nvflare.", "privfedtalk_flare."]}))
     shutil.copy(ROOT / "poc" / "privacy.json", kit / "local" / "privacy.json")
     (kit / "local" / "privfedtalk.yaml").write_text(
-        f"state: {tmp_path / 'state'}\nanchor: {tmp_path / 'anchor'}\nepsilon_max: 8.0\n")
+        f"corpus: {tmp_path / 'clips'}\nstate: {tmp_path / 'state'}\nanchor: {tmp_path / 'anchor'}\nepsilon_max: 8.0\n"
+        "require_consent: true\n")
     create(LedgerFiles.of(tmp_path / "state", kit / "local", tmp_path / "anchor"))
     return kit
 
@@ -57,9 +73,23 @@ def spend(site, sigma):
         Entry("job", "adapter", 1, "ab", Release(sigma), 0.1, 1e-5))
 
 
+def resources(site, **changed):
+    path = site / "local" / "resources.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
+def own_file(site, old, new):
+    path = site / "local" / "privfedtalk.yaml"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def a_clip(site):
+    return sorted((site.parent / "clips").glob("*/*.mp4"))[0]
+
+
 @pytest.mark.parametrize(("break_it", "what", "state", "remedy"), [
-    (lambda s: (s / "local" / "resources.json").write_text("{}"), "log streaming", FAIL, "declines every task"),
-    (lambda s: (s / "local" / "resources.json").write_text("{"), "log streaming", FAIL, "declines every task"),
+    (lambda s: resources(s, allow_log_streaming=True), "log streaming", FAIL, "declines every task"),
+    (lambda s: resources(s, class_allow_list=["nvflare."]), "class policy", WARN, 'add "privfedtalk_flare." to'),
     (lambda s: (s / "local" / "privacy.json").write_text('{"components": null}'), "site policy", WARN, "copy poc"),
     (lambda s: (s / "local" / "privacy.json").unlink(), "site policy", WARN, "copy poc/privacy.json"),
     (lambda s: (s / "local" / "privacy.json").write_text("{}"), "site policy", WARN, "copy poc/privacy.json"),
@@ -72,6 +102,11 @@ def spend(site, sigma):
     (lambda s: (s / "startup" / "client_context.tenseal").chmod(0o644), "key", WARN, "chmod 0600"),
     (lambda s: (s / "startup" / "client_context.tenseal").unlink(), "key", WARN, "provision with HEBuilder"),
     (lambda s: (s / "startup" / "client_context.tenseal").write_bytes(b"x"), "key", FAIL, "a new kit"),
+    (lambda s: a_clip(s).write_bytes(b"x"), "clips", WARN, "mend or remove"),
+    (lambda s: [path.write_bytes(b"x") for path in (s.parent / "clips").glob("*/*.mp4")], "clips", FAIL, "two good"),
+    (lambda s: a_clip(s).with_name("consent.yaml").unlink(), "consent", WARN, "the others are left out"),
+    (lambda s: own_file(s, "require_consent: true", "require_consent: true\ndevices: ['cuda:99']"), "devices", FAIL,
+     "leave it out"),
 ])
 def test_one_thing_that_is_wrong_is_found_with_its_remedy(site, break_it, what, state, remedy):
     break_it(site)
@@ -82,8 +117,32 @@ def test_one_thing_that_is_wrong_is_found_with_its_remedy(site, break_it, what, 
     assert main(["check", str(site)]) == (1 if state == FAIL else 0)
 
 
+def test_a_resources_file_that_cannot_be_read_fails_whatever_reads_it(site):
+    (site / "local" / "resources.json").write_text("{")
+    assert {name for name, state in states(site).items() if state == FAIL} == {"log streaming", "class policy"}
+
+
+def test_people_without_consent_are_said_where_it_is_not_demanded(site):
+    own_file(site, "require_consent: true", "require_consent: false")
+    assert states(site)["consent"] == PASS
+    a_clip(site).with_name("consent.yaml").unlink()
+    found, = (one for one in preflight(site, None, []) if one.what == "consent")
+    assert found.state == WARN and "not demanded; on record for 1 of 2 people" in found.told
+    own_file(site, "require_consent: false", "require_consent: true")
+    for path in (site.parent / "clips").glob("*/consent.yaml"):
+        path.unlink()
+    assert states(site)["consent"] == FAIL
+
+
+def test_another_version_of_tenseal_fails(site, monkeypatch):
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.3.15" if name == "tenseal" else real(name))
+    found, = (one for one in preflight(site, None, []) if one.what == "tenseal")
+    assert found.state == FAIL and found.told.startswith("0.3.15") and found.remedy == "pip install tenseal==0.3.18"
+
+
 def test_what_nobody_limits_is_a_warning(site):
-    (site / "local" / "privfedtalk.yaml").write_text(f"state: {site.parent / 'state'}\n")
+    own_file(site, f"anchor: {site.parent / 'anchor'}\nepsilon_max: 8.0\n", "")
     shutil.move(site.parent / "anchor" / "ledger.anchor", site / "local" / "ledger.anchor")
     assert {name for name, state in states(site).items() if state == WARN} == {"anchor", "budget"}
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from privfedtalk_flare.flare.preflight import FAIL, preflight
+from privfedtalk_flare.flare.finding import FAIL
+from privfedtalk_flare.flare.preflight import preflight
 from privfedtalk_flare.flare.provision import SiteBuilder
 from privfedtalk_flare.settings import SettingsError
 
@@ -44,7 +45,7 @@ def test_every_check_of_a_provisioned_site_passes(kits: Path) -> None:
     for site in SITES:
         found = {one.what: one for one in preflight(kits / site, None, [])}
         assert [one for one in found.values() if one.state == FAIL] == []
-        for what in ("log streaming", "site policy", "ledger", "key"):
+        for what in ("log streaming", "site policy", "ledger", "key", "class policy"):
             assert found[what].state == "pass", found[what]
 
 

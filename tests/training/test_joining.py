@@ -1,0 +1,75 @@
+"""`privfedtalk personalize`: people who come after the training, at one site, without a server."""
+
+import stat
+
+import numpy as np
+import pytest
+
+from privfedtalk_flare.cli import main
+from privfedtalk_flare.data.synthetic import Person, write_corpus
+from privfedtalk_flare.generator.adapters import SharedAdapter, read_shared, save_shared
+from privfedtalk_flare.generator.pipeline import load_pipeline
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus of two people, and shared adapters of the shipped backbone: one that fits, and others."""
+    folder = tmp_path_factory.mktemp("joining")
+    write_corpus(folder / "corpus", [Person.draw(5, number, 1.0) for number in range(2)], 2, 1.2)
+    pipeline = load_pipeline("assets")
+    digest = pipeline.digest
+    spec = SharedAdapter(pipeline.denoiser, 4, 1.0, "b").spec
+    theta = np.random.default_rng(0).normal(0, 1e-3, spec.size).astype(np.float32)
+    save_shared(theta, spec, folder / "shared" / "adapter.safetensors", digest)
+    save_shared(theta, spec, folder / "foreign" / "adapter.safetensors", "0" * 64)
+    return folder
+
+
+def personalize(folder, shared="shared/adapter.safetensors", *more):
+    return main(["personalize", "--corpus", str(folder / "corpus"), "--shared", str(folder / shared), "--state",
+                 str(folder / "state"), "--steps", "2", *more])
+
+
+def test_new_people_get_their_own_adapters_and_are_measured(folder, capsys):
+    assert personalize(folder) == 0
+    told = capsys.readouterr().out
+    assert "Held-out clips" in told and "personalized" in told and "Mean over 2 people" in told
+    names = sorted(path.name for path in (folder / "corpus").iterdir())
+    files = sorted((folder / "state" / "identities").rglob("adapter.safetensors"))
+    assert len(files) == 2 and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+    assert all(f"{name}: {folder / 'state' / 'identities'}" in told for name in names)
+    assert len(list((folder / "state" / "videos").glob("*.mp4"))) == 2
+    face = next((folder / "state" / "videos").glob("*.png"))
+    assert face.stat().st_size > 1000
+    assert not (folder / "state" / "ledger.jsonl").exists()  # nothing is released
+
+
+def test_their_adapters_work_on_top_of_the_shared_one_in_a_video(folder, tmp_path):
+    from PIL import Image
+
+    from privfedtalk_flare.data.clips import find_clips, load_clip
+    from privfedtalk_flare.data.media import write_mp4
+
+    assert personalize(folder, "shared/adapter.safetensors", "--low-memory") == 0
+    clip = load_clip(find_clips(folder / "corpus")[0])
+    Image.fromarray(clip.frames[0]).save(tmp_path / "face.png")
+    write_mp4(tmp_path / "speech.mp4", clip.frames, clip.audio)
+    own = next((folder / "state" / "identities").rglob("adapter.safetensors"))
+    assert main(["generate", "--face", str(tmp_path / "face.png"), "--audio", str(tmp_path / "speech.mp4"), "--out",
+                 str(tmp_path / "talk.mp4"), "--adapters", str(folder / "shared" / "adapter.safetensors"),
+                 str(own)]) == 0
+    assert (tmp_path / "talk.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("shared", "said"), [
+    ("foreign/adapter.safetensors", "an adapter of backbone 000000000000, this one is"),
+    ("corpus/none.safetensors", "cannot be read as safetensors")])
+def test_an_adapter_that_does_not_fit_is_refused(folder, capsys, shared, said):
+    assert personalize(folder, shared) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_an_identity_adapter_is_no_shared_one(folder):
+    own = next((folder / "state" / "identities").rglob("adapter.safetensors"))
+    with pytest.raises(ValueError, match="no shared adapter; give the shared/adapter"):
+        read_shared(own, load_pipeline("assets").digest)
