@@ -83,7 +83,7 @@ def _consent(place: SitePlace, files: Sequence[ClipFile]) -> Finding:
     told += f"; {first}: {fault}"
     if not place.require_consent:
         return Finding("consent", WARN, f"not demanded; {told}",
-                       "set require_consent: true in privfedtalk.yaml: it leaves out who has no consent.yaml that holds")
+                       "set require_consent: true in privfedtalk.yaml to leave out who has none that holds")
     if len(faults) == len(folders):
         return Finding("consent", FAIL, told, "write <corpus>/<identity>/consent.yaml with `given: YYYY-MM-DD`")
     return Finding("consent", WARN, told, "the others are left out of every job until their consent.yaml holds")

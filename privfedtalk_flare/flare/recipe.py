@@ -80,14 +80,20 @@ class PrivFedTalkRecipe(Recipe):
             logging.getLogger(__name__).warning(f"job {name}: {warning}")
         job = FedJob(name=name, min_clients=self.rounds.min_sites)
         job.set_app_packages(["privfedtalk_flare"])
+        generate = job.job.generate_job_config
+
+        def generate_and_rewrite(job_root: str) -> None:
+            generate(job_root)
+            self._write_once(Path(job_root) / name)
+
+        job.job.generate_job_config = generate_and_rewrite  # what export and every environment call
         super().__init__(job)
         self._add_server()
         self._add_clients(study_files(custom) if byoc else [])
 
-    def export(self, job_dir: str, *args: Any, **kwargs: Any) -> None:
-        """Writes the job's folder `<job_dir>/<name>`: every setting once, the tasks of each filter in order."""
-        super().export(job_dir, *args, **kwargs)
-        for file in sorted((Path(job_dir) / self.name / "app" / "config").glob("*.json")):
+    def _write_once(self, folder: Path) -> None:
+        """Rewrites the configuration in the job's folder: every setting once, the tasks of each filter in order."""
+        for file in sorted((folder / "app" / "config").glob("*.json")):
             content = json.loads(file.read_text(encoding="utf-8"))
             for chain in content["task_data_filters"] + content["task_result_filters"]:
                 chain["tasks"].sort(key=p.TASKS.index)
