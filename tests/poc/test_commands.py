@@ -1,0 +1,104 @@
+"""Every step of a deployment as the README writes it out, typed: `nvflare poc`, `nvflare job`, the admin console; and a
+deployment at several sites, provisioned, with a job that brings no code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from deployment import ROOT, brief_job, free_port, wait_for
+from readme import Shell, commands, processes_under
+
+from privfedtalk_flare.evaluation.summary import load_summary
+
+pytestmark = pytest.mark.acceptance
+
+
+def on_a_free_port(folder: Path) -> Path:
+    """poc/project.yml on a port that nobody listens on; `folder` is made for it."""
+    project = yaml.safe_load((ROOT / "poc" / "project.yml").read_text(encoding="utf-8"))
+    project["participants"][0]["fed_learn_port"] = free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
+    return folder / "project.yml"
+
+
+def test_a_poc_by_hand_and_through_the_admin_console(tmp_path: Path) -> None:
+    folder, job, shell = tmp_path / "by-hand", brief_job(tmp_path), Shell()
+    typed = commands("Run it as real processes", {
+        "$PWD/jobs/privfedtalk": str(job), "jobs/privfedtalk": str(job), "$PWD/runs/by-hand": str(folder),
+        "runs/by-hand": str(folder), "poc/project.yml": str(on_a_free_port(tmp_path / "project"))})
+    stop = typed.index("nvflare poc stop")
+    console = next(number for number, line in enumerate(typed) if line.startswith("ADMIN="))
+    assert stop < console
+    try:
+        for line in typed[:stop]:
+            shell.type(line)
+        first = shell.job
+        for line in typed[console:]:
+            told = shell.type(line)
+        assert shell.job != first and "brief" in told, told  # `list_jobs` shows both
+        shell.type("nvflare job wait ID")
+    finally:
+        shell.type(typed[stop])
+    for line in typed[stop + 1:console]:
+        told = shell.type(line)
+    assert "Held-out clips" in told and "Rounds of the shared adapter" in told
+    wait_for(lambda: not processes_under(folder), "every process to be gone", 60)
+
+
+def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "poc", tmp_path / "poc")
+    project = yaml.safe_load(on_a_free_port(tmp_path / "project").read_text(encoding="utf-8"))
+    finish = project["builders"][-1]["args"]
+    del finish["ledger"]
+    finish.update(site_file=str(tmp_path / "poc" / "privfedtalk.yaml"), policy=str(tmp_path / "poc" / "privacy.json"))
+    (tmp_path / "poc" / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
+    kits, job = tmp_path / "kits" / "privfedtalk_poc" / "prod_00", tmp_path / "to-submit"
+    typed = commands("Deploy it at several sites", {
+        "poc/project.yml": str(tmp_path / "poc" / "project.yml"), "-w kits": f"-w {tmp_path / 'kits'}",
+        "ADMIN_KIT": str(kits / "admin@privfedtalk.local"), "to-submit": str(job),
+        "-o results": f"-o {tmp_path / 'results'}"})
+    shell = Shell()
+    provision, *site, build, submit, wait, download = typed
+    shell.type(provision)
+    try:
+        shell.type(f"{kits / 'localhost'}/startup/start.sh")
+        for name in ("site-1", "site-2", "site-3"):
+            for line in site:
+                shell.type(line.replace("KIT", str(kits / name)))
+        shell.type(build)
+        shorten(job / "privfedtalk")
+        until = time.time() + 120
+        while True:  # sites take a moment to register
+            try:
+                shell.type(submit)
+                break
+            except AssertionError:
+                if time.time() > until:
+                    raise
+                time.sleep(5)
+        shell.type(wait)
+        shell.type(download)
+    finally:
+        for process in sorted(processes_under(kits), key=lambda one: one.create_time()):  # who restarts others, first
+            process.kill()
+    summary = load_summary(tmp_path / "results" / shell.job)
+    assert len(summary.rounds) == 1 and set(summary.rounds[0].sites) == {"site-1", "site-2", "site-3"}
+    assert summary.notes == []
+    assert not (job / "privfedtalk" / "app" / "custom").exists()
+
+
+def shorten(job: Path) -> None:
+    """A job's configuration with one brief round of few clips."""
+    for file in (job / "app" / "config").glob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for section, changed in (("data", {"clips": 3, "seconds": 1.0}), ("training", {"steps": 2, "batch": 1}),
+                                 ("personalize", {"steps": 2, "batch": 1}), ("rounds", {"rounds": 1})):
+            if section in content:
+                content[section].update(changed)
+        file.write_text(json.dumps(content), encoding="utf-8")
