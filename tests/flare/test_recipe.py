@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import filecmp
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,25 @@ def test_an_unknown_job_lists_the_choices(tmp_path: Path) -> None:
 def test_a_folder_without_study_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no study_"):
         PrivFedTalkRecipe("empty", custom=tmp_path)
+
+
+def test_the_study_script_exports_what_it_would_run(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "poc" / "job.py"), "--rounds", "7", "--export", "--export-dir", "out"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          check=False)
+    assert done.returncode == 0, done.stdout
+    job = tmp_path / "out" / "study"
+    server = config(job, "config_fed_server.json")
+    assert server["rounds"]["rounds"] == 7 and server["privacy"]["epsilon_max"] == 10.0
+    assert files(job / "app" / "custom") == ["study_clips.py", "study_reliability.py"]
+
+
+def test_a_job_that_brings_no_code_carries_settings_alone(tmp_path: Path) -> None:
+    (with_code,), (without,) = build(["privfedtalk"], tmp_path / "a"), build(["privfedtalk"], tmp_path / "b", byoc=False)
+    assert not (without / "app" / "custom").exists()
+    for file in ("config_fed_server.json", "config_fed_client.json"):
+        assert config(without, file) == config(with_code, file)
+    with pytest.raises(SettingsError, match="custom: a job with byoc False brings no code"):
+        PrivFedTalkRecipe("ours", byoc=False, custom=tmp_path)
+    assert cli.main(["job", "build", "fedavg", "--no-byoc", "--out", str(tmp_path / "c")]) == 0
+    assert not (tmp_path / "c" / "fedavg" / "app" / "custom").exists()

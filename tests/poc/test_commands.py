@@ -17,6 +17,8 @@ from privfedtalk_flare.evaluation.summary import load_summary
 
 pytestmark = pytest.mark.acceptance
 
+BRIEFLY = "--rounds 1 --steps 2"
+
 
 def on_a_free_port(folder: Path) -> Path:
     """poc/project.yml on a port that nobody listens on; `folder` is made for it."""
@@ -84,6 +86,7 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
                 time.sleep(5)
         shell.type(wait)
         shell.type(download)
+        own_code = shell.type(f"python poc/job.py --env prod --kit {kits / 'admin@privfedtalk.local'} {BRIEFLY}")
     finally:
         for process in sorted(processes_under(kits), key=lambda one: one.create_time()):  # who restarts others, first
             process.kill()
@@ -91,6 +94,16 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
     assert len(summary.rounds) == 1 and set(summary.rounds[0].sites) == {"site-1", "site-2", "site-3"}
     assert summary.notes == []
     assert not (job / "privfedtalk" / "app" / "custom").exists()
+    assert "Held-out clips" in own_code and "site-3" in own_code
+
+
+def test_one_study_in_the_simulator_and_as_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVFLARE_POC_WORKSPACE", str(tmp_path / "poc"))
+    for place, sites in (("sim", ("site-1", "site-2")), ("poc", ("site-1", "site-2", "site-3"))):
+        told = Shell().type(f"python poc/job.py --env {place} {BRIEFLY}")
+        assert "Held-out clips" in told and "Rounds of the shared adapter" in told
+        assert all(site in told for site in sites)
+    wait_for(lambda: not processes_under(tmp_path / "poc"), "every process to be gone", 60)
 
 
 def shorten(job: Path) -> None:
