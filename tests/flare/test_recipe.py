@@ -145,7 +145,8 @@ def test_the_study_script_exports_what_it_would_run(tmp_path: Path) -> None:
 
 
 def test_a_job_that_brings_no_code_carries_settings_alone(tmp_path: Path) -> None:
-    (with_code,), (without,) = build(["privfedtalk"], tmp_path / "a"), build(["privfedtalk"], tmp_path / "b", byoc=False)
+    with_code, = build(["privfedtalk"], tmp_path / "a")
+    without, = build(["privfedtalk"], tmp_path / "b", byoc=False)
     assert not (without / "app" / "custom").exists()
     for file in ("config_fed_server.json", "config_fed_client.json"):
         assert config(without, file) == config(with_code, file)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,6 @@ class Shell:
     def __init__(self) -> None:
         self.assigned: list[str] = []
         self.job = "ID"
-        self.said = ""
 
     def type(self, line: str) -> str:
         """What the command says; it must succeed."""
@@ -42,14 +42,16 @@ class Shell:
             self.assigned.append(line)
         line = re.sub(r"\bID\b", self.job, line)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(["bash", "-euc", "\n".join([*self.assigned, line])], cwd=ROOT, text=True,
-                              env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, check=False)
-        assert done.returncode == 0, f"$ {line}\n{done.stdout}"
-        if "submit" in line and (found := _JOB_ID.search(done.stdout)):
+        with tempfile.TemporaryFile("w+") as said:  # a pipe would stay open as long as what the command started
+            done = subprocess.run(["bash", "-euc", "\n".join([*self.assigned, line])], cwd=ROOT, text=True,
+                                  env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL, stdout=said,
+                                  stderr=subprocess.STDOUT, check=False)
+            said.seek(0)
+            told = said.read()
+        assert done.returncode == 0, f"$ {line}\n{told}"
+        if "submit" in line and (found := _JOB_ID.search(told)):
             self.job = found.group()
-        self.said += f"$ {line}\n{done.stdout}"
-        return done.stdout
+        return told
 
 
 def processes_under(folder: Path) -> list[psutil.Process]:

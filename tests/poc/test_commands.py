@@ -4,8 +4,8 @@ deployment at several sites, provisioned, with a job that brings no code."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from privfedtalk_flare.evaluation.summary import load_summary
 
 pytestmark = pytest.mark.acceptance
 
+SITES = {"site-1", "site-2", "site-3"}
 BRIEFLY = "--rounds 1 --steps 2"
 
 
@@ -70,20 +71,14 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
     shell.type(provision)
     try:
         shell.type(f"{kits / 'localhost'}/startup/start.sh")
-        for name in ("site-1", "site-2", "site-3"):
+        for name in sorted(SITES):
             for line in site:
                 shell.type(line.replace("KIT", str(kits / name)))
         shell.type(build)
         shorten(job / "privfedtalk")
-        until = time.time() + 120
-        while True:  # sites take a moment to register
-            try:
-                shell.type(submit)
-                break
-            except AssertionError:
-                if time.time() > until:
-                    raise
-                time.sleep(5)
+        status = f"nvflare system status --startup-kit {kits / 'admin@privfedtalk.local'} --format json"
+        wait_for(lambda: SITES <= set(re.findall(r"site-\d", shell.type(status))), "all sites to register", 120, every=3)
+        shell.type(submit)
         shell.type(wait)
         shell.type(download)
         own_code = shell.type(f"python poc/job.py --env prod --kit {kits / 'admin@privfedtalk.local'} {BRIEFLY}")
@@ -91,7 +86,7 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
         for process in sorted(processes_under(kits), key=lambda one: one.create_time()):  # who restarts others, first
             process.kill()
     summary = load_summary(tmp_path / "results" / shell.job)
-    assert len(summary.rounds) == 1 and set(summary.rounds[0].sites) == {"site-1", "site-2", "site-3"}
+    assert len(summary.rounds) == 1 and set(summary.rounds[0].sites) == SITES
     assert summary.notes == []
     assert not (job / "privfedtalk" / "app" / "custom").exists()
     assert "Held-out clips" in own_code and "site-3" in own_code
