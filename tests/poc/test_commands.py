@@ -77,7 +77,7 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
         shell.type(build)
         shorten(job / "privfedtalk")
         status = f"nvflare system status --startup-kit {kits / 'admin@privfedtalk.local'} --format json"
-        wait_for(lambda: SITES <= set(re.findall(r"site-\d", shell.type(status))), "all sites to register", 120, every=3)
+        wait_for(lambda: set(re.findall(r"site-\d", shell.type(status))) == SITES, "sites to register", 120, every=3)
         shell.type(submit)
         shell.type(wait)
         shell.type(download)
