@@ -100,8 +100,11 @@ class Deployment(poc_run.Poc):
         return self.kits / name / "privfedtalk"
 
     def connected(self) -> set[str]:
-        """The sites that the server knows to be there."""
-        told = self._command("nvflare", "system", "status", *self._kit, "--format", "json", quiet=True)
+        """The sites that the server knows to be there; none while it is not there itself."""
+        try:
+            told = self._command("nvflare", "system", "status", *self._kit, "--format", "json", quiet=True)
+        except poc_run.PocError:
+            return set()
         return {name for name in self.sites if name in told}
 
     def releases(self, site: str) -> list[dict[str, Any]]:

@@ -89,23 +89,6 @@ def test_a_site_whose_process_dies_ends_the_job_and_its_clone_goes_on(poc: Deplo
     assert_ledgers_hold(poc)
 
 
-def test_a_server_that_dies_in_a_round_loses_that_round_alone_and_sites_charge_its_repeat(poc: Deployment,
-                                                                                          tmp_path: Path) -> None:
-    job = submit(poc, tmp_path, rounds=2)
-    poc.until(job, "round 1/2")
-    wait_for(lambda: spent(poc, job) == dict.fromkeys(SITES, 2), "all sites to book round 2", 120)
-    poc.kill("localhost")
-    poc.start("localhost")
-    wait_for(lambda: poc.connected() == set(SITES), "all sites to be back", 180, every=3)
-    again = poc.clone(job)
-    poc.until(again, f"goes on from job {job} after round 1")
-    summary = assert_well(poc, again, 2)
-    assert spent(poc, again) == dict.fromkeys(SITES, 1)  # round 2 is a new release, beside the one that was lost
-    first, second = (entry["epsilon"]["receivers"] for entry in summary["rounds"])
-    assert second > first
-    assert_ledgers_hold(poc)
-
-
 def test_a_site_that_does_not_answer_is_left_behind_and_its_late_reply_refused(poc: Deployment, tmp_path: Path) -> None:
     job = submit(poc, tmp_path, rounds=2, timeout=30.0)
     poc.until(job, "phase adapter begins")
@@ -164,4 +147,21 @@ def test_two_jobs_at_once_at_one_site_share_a_ledger_and_both_are_charged(poc: D
         assert spent(poc, job) == dict.fromkeys(SITES, 2)
     order = [line["job"] for line in poc.releases("site-1")][before["site-1"]:]
     assert set(order) == set(jobs)
+    assert_ledgers_hold(poc)
+
+
+def test_a_server_that_dies_in_a_round_loses_that_round_alone_and_sites_charge_its_repeat(poc: Deployment,
+                                                                                          tmp_path: Path) -> None:
+    job = submit(poc, tmp_path, rounds=2)
+    poc.until(job, "round 1/2")
+    wait_for(lambda: spent(poc, job) == dict.fromkeys(SITES, 2), "all sites to book round 2", 120)
+    poc.kill("localhost")
+    poc.start("localhost")
+    wait_for(lambda: poc.connected() == set(SITES), "all sites to be back", 180, every=3)
+    again = poc.clone(job)
+    poc.until(again, f"goes on from job {job} after round 1")
+    summary = assert_well(poc, again, 2)
+    assert spent(poc, again) == dict.fromkeys(SITES, 1)  # round 2 is a new release, beside the one that was lost
+    first, second = (entry["epsilon"]["receivers"] for entry in summary["rounds"])
+    assert second > first
     assert_ledgers_hold(poc)
