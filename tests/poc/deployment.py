@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
-from privfedtalk_flare.settings import DataSettings, RoundSettings, TrainingSettings
+from privfedtalk_flare.settings import DataSettings, PrivacySettings, RoundSettings, TrainingSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 BRIEF = TrainingSettings(steps=2, batch=1)
@@ -35,11 +35,13 @@ def free_port() -> int:
                 return port
 
 
-def brief_job(folder: Path, name: str = "brief", **rounds: Any) -> Path:
-    """A job of two people a site, a few steps each, on the shipped backbone."""
+def brief_job(folder: Path, name: str = "brief", training: TrainingSettings = BRIEF, **rounds: Any) -> Path:
+    """A job of two people a site, a few steps each, on the shipped backbone, with so much noise that a site's budget
+    lasts for many of them."""
     settings = RoundSettings(**{"rounds": 2, "timeout": 120.0, **rounds})
-    PrivFedTalkRecipe(name, data=DataSettings(source="synthetic", people=2, clips=3, seconds=1.0), training=BRIEF,
-                      personalize=BRIEF, rounds=settings).export(str(folder))
+    PrivFedTalkRecipe(name, data=DataSettings(source="synthetic", people=2, clips=3, seconds=1.0), training=training,
+                      personalize=BRIEF, privacy=PrivacySettings(noise_multiplier=8.0), rounds=settings
+                      ).export(str(folder))
     return folder / name
 
 

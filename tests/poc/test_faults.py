@@ -13,6 +13,7 @@ import pytest
 from deployment import Deployment, brief_job, started, wait_for
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.settings import TrainingSettings
 
 pytestmark = pytest.mark.acceptance
 
@@ -25,9 +26,10 @@ def poc(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deploy
         yield deployment
 
 
-def submit(poc: Deployment, folder: Path, **rounds: Any) -> str:
-    """Submits a brief job whose task waits 45 s at most, unless `rounds` says otherwise."""
-    return poc.submit(brief_job(folder, **{"timeout": 45.0, **rounds}))
+def submit(poc: Deployment, folder: Path, **settings: Any) -> str:
+    """Submits a brief job without `validate`, the slow phase, whose task waits 45 s at most, unless `settings` say
+    otherwise."""
+    return poc.submit(brief_job(folder, **{"timeout": 45.0, "phases": ("adapter", "personalize"), **settings}))
 
 
 def spent(poc: Deployment, job: str) -> dict[str, int]:
@@ -89,7 +91,7 @@ def test_a_site_whose_process_dies_ends_the_job_and_its_clone_goes_on(poc: Deplo
     assert_ledgers_hold(poc)
 
 
-def test_a_site_that_does_not_answer_is_left_behind_and_its_late_reply_refused(poc: Deployment, tmp_path: Path) -> None:
+def test_a_site_that_does_not_answer_is_left_behind_and_takes_part_again(poc: Deployment, tmp_path: Path) -> None:
     job = submit(poc, tmp_path, rounds=2, timeout=30.0)
     poc.until(job, "phase adapter begins")
     wait_for(lambda: spent(poc, job)["site-3"] == 1, "site-3 to train round 1", 120)
@@ -100,7 +102,8 @@ def test_a_site_that_does_not_answer_is_left_behind_and_its_late_reply_refused(p
     summary = assert_well(poc, job, 2)
     assert set(summary["rounds"][0]["sites"]) == {"site-1", "site-2"}
     assert set(summary["rounds"][1]["sites"]) == set(SITES)
-    assert any(note.startswith("site-3 refused: its reply to adapter came too late") for note in summary["notes"])
+    # FLARE's own client asks before it sends, and drops what nobody waits for; test_asking.py has one that does not.
+    assert len(summary["adapters"]) == 6
     assert spent(poc, job) == dict.fromkeys(SITES, 2)
 
 
@@ -112,18 +115,23 @@ def test_too_few_sites_end_the_phase_in_order_and_the_result_is_kept(poc: Deploy
     poc.until(job, "phase adapter ended early: 2 good replies, min_sites is 3")
     process.send_signal(signal.SIGCONT)
     summary = assert_well(poc, job, 1)
-    assert summary["rows"]["shared"]["psnr"]["n"] >= 4  # people of the two sites that were there, and who came back
+    assert len(summary["adapters"]) >= 4  # the next phase went on with what there was
 
 
 def test_a_site_out_of_memory_says_so_and_lives_on(poc: Deployment, tmp_path: Path) -> None:
-    job = submit(poc, tmp_path, rounds=3)
-    poc.until(job, "round 1/3")
+    """Its memory ends when training begins: a step of 32 windows takes some 2 GiB."""
+    job = submit(poc, tmp_path, training=TrainingSettings(steps=2, batch=32), rounds=2, timeout=120.0)
+    log = poc.kits / "site-3" / job / "log.txt"
+    wait_for(lambda: log.is_file() and "training clips," in log.read_text(encoding="utf-8"), "site-3's clips", 120,
+             every=0.02)
     process = poc.job_process("site-3", job)
-    process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms, resource.RLIM_INFINITY))
+    process.rlimit(resource.RLIMIT_AS, (process.memory_info().vms + 200 * 2**20, resource.RLIM_INFINITY))
     poc.until(job, "site-3 refused: out_of_memory")
     process.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    summary = assert_well(poc, job, 3)
-    assert set(summary["rounds"][2]["sites"]) == set(SITES)
+    assert "set low_memory: true in this site's privfedtalk.yaml" in log.read_text(encoding="utf-8")
+    summary = assert_well(poc, job, 2)
+    assert set(summary["rounds"][0]["sites"]) == {"site-1", "site-2"}
+    assert set(summary["rounds"][1]["sites"]) == set(SITES)
 
 
 def test_a_full_disk_at_the_server_leaves_the_last_rounds_state(poc: Deployment, tmp_path: Path) -> None:
