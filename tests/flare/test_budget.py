@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,11 @@ class InOneProcess(PrivFedTalkController):
     def get_component(self, component_id: str) -> ISFAAggregator:
         return ISFAAggregator(encryption=PLAIN, rounds=self.rounds)
 
-    def broadcast_model(self, data: FLModel, task_name: str, targets: list[str], timeout: int) -> list[FLModel]:
-        answers = [self._answer(name, data, task_name) for name in targets]
-        return [answer for answer in answers if answer is not None]
+    def broadcast_model(self, data: FLModel, task_name: str, targets: list[str], timeout: int,
+                        callback: Callable[[FLModel], bool]) -> None:
+        for name in targets:
+            if (answer := self._answer(name, data, task_name)) is not None:
+                callback(answer)
 
     def _answer(self, name: str, data: FLModel, task_name: str) -> FLModel | None:
         site, about = self.site_of[name], {"client_name": name}

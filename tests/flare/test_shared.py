@@ -24,6 +24,7 @@ from privfedtalk_flare.flare.spool import Spool
 from privfedtalk_flare.settings import (
     AdapterSettings,
     DataSettings,
+    EncryptionSettings,
     PrivacySettings,
     ReliabilitySettings,
     RoundSettings,
@@ -171,13 +172,13 @@ def test_a_clone_says_of_which_job(tmp_path: Path) -> None:
 
 
 def test_a_second_simulation_goes_on_after_the_first_ones_round(untrained: Path, tmp_path: Path) -> None:
-    """Every job of the simulator has the id simulate_job; the server's state outlives the run."""
+    """Every job of the simulator has the id simulate_job; the server's state outlives the run, its keys do not."""
     for name, settings in (("first", RoundSettings(rounds=1, phases=("adapter",))),
                            ("second", RoundSettings(rounds=2, phases=("adapter",), resume="simulate_job"))):
         PrivFedTalkRecipe(name, data=DataSettings(source="synthetic", people=2, clips=2, seconds=1.0),
-                          adapter=AdapterSettings(backbone=str(untrained)), training=BRIEF, rounds=settings
-                          ).export(str(tmp_path))
-        run = simulate(tmp_path / name, tmp_path / "run")
+                          adapter=AdapterSettings(backbone=str(untrained)), training=BRIEF, rounds=settings,
+                          encryption=EncryptionSettings(scheme="off")).export(str(tmp_path))
+        run = simulate(tmp_path / name, tmp_path / "run", local="require_encryption: false\n")
         assert run.code == 0, run.output[-3000:]
         if name == "first":
             before = load_summary(run.workspace).rounds[0]
