@@ -21,8 +21,12 @@ def load_function(path: str, where: str) -> Callable[..., Any]:
     module_name, _, name = path.rpartition(".")
     if not module_name or not name.isidentifier():
         raise SettingsError(f"{where}: {path!r} is not a dotted path of a function, such as study_clips.find_clips")
+    own = module_name.removeprefix(f"{SHIPPED}.")
+    if not own.startswith("study_") or "." in own:  # a job's settings must not be a way to call shutil.rmtree
+        raise SettingsError(f"{where}: {path!r} is no function of a study; its module must be called study_*, in "
+                            f"the job's app/custom or in {SHIPPED}")
     tried = []
-    for candidate in (module_name, f"{SHIPPED}.{module_name}"):
+    for candidate in dict.fromkeys((module_name, f"{SHIPPED}.{own}")):
         try:
             module = importlib.import_module(candidate)
         except ModuleNotFoundError as error:

@@ -25,6 +25,8 @@ def test_the_python_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("path", "said"), [
     ("study_nowhere.pick", "tried module study_nowhere .not found.; module privfedtalk_flare.custom.study_nowhere"),
     ("study_reliability.rank", "privfedtalk_flare.custom.study_reliability has score"),
+    ("shutil.rmtree", "is no function of a study"), ("os.system", "is no function of a study"),
+    ("privfedtalk_flare.custom.os.system", "is no function of a study"), ("study_clips.os.system", "no function of a"),
     ("find_clips", "not a dotted path"), ("study_clips.", "not a dotted path")])
 def test_errors_say_what_was_tried(path: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as caught:

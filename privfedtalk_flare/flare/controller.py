@@ -92,7 +92,9 @@ class PrivFedTalkController(AskingController):
     def _resume(self) -> None:
         """Goes on from the earlier job that `rounds.resume` names, or that this one was cloned from."""
         run = Path(workspace_of(self.fl_ctx).get_run_dir(self.fl_ctx.get_job_id()))
-        if not (earlier := self._rounds.resume or cloned_from(run)):
+        cloned = cloned_from(run)  # goes before rounds.resume, which a clone has from its original
+        earlier = cloned if cloned and self._state_of(cloned).is_file() else self._rounds.resume or cloned
+        if not earlier:
             return
         path = self._state_of(earlier)
         if path.is_file():
