@@ -71,22 +71,25 @@ def _add_personalize(commands: argparse._SubParsersAction[argparse.ArgumentParse
     own.add_argument("--shared", type=Path, required=True, metavar="FILE", help="the shared adapter that a job wrote")
     own.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="the site's state, for the adapters")
     own.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
-    own.add_argument("--steps", type=int, default=60, help="training steps of a person (default 60)")
+    own.add_argument("--steps", type=int, help="training steps of a person (default 60)")
     own.add_argument("--low-memory", action="store_true", help="bf16 backbone, gradient checkpointing, one window at a "
                      "time")
     own.set_defaults(run=_personalize)
 
 
 def _personalize(parsed: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
     from privfedtalk_flare.evaluation.summary import pool_rows, site_rows
     from privfedtalk_flare.evaluation.table import rows_table
-    from privfedtalk_flare.settings import TrainingSettings, parse
+    from privfedtalk_flare.settings import PERSONALIZE, TrainingSettings, parse
     from privfedtalk_flare.training.joining import personalize
     from privfedtalk_flare.training.place import SitePlace
 
     state = parsed.state.resolve()
     place = SitePlace("this site", parsed.corpus.resolve(), state, state, low_memory=parsed.low_memory)
-    training = parse(TrainingSettings, {"steps": parsed.steps, "learning_rate": 1e-3}, "personalize")
+    steps = PERSONALIZE.steps if parsed.steps is None else parsed.steps
+    training = parse(TrainingSettings, {**asdict(PERSONALIZE), "steps": steps}, "personalize")
     joined = personalize(place, parsed.shared, parsed.backbone, training, print)
     print(rows_table(pool_rows([site_rows(joined.validation.rows, 1)]), width=100))
     for name, path in joined.adapters.items():

@@ -5,9 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar, overload
+
+T = TypeVar("T")
 
 PRIVATE = 0o600
 READABLE = 0o644
@@ -48,3 +52,20 @@ def write_whole(path: Path, content: bytes, mode: int = PRIVATE) -> Path:
     with replaced(path, mode) as partial:
         partial.write_bytes(content)
     return path
+
+
+class ReadWhenAsked(Sequence[T]):
+    """A sequence whose items lie on disk: each is read every time it is asked for, by `_read`, and none is held."""
+
+    @abstractmethod
+    def _read(self, index: int) -> T:
+        """Item `index`, counted from either end; IndexError beyond them."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._read(i) for i in range(*index.indices(len(self)))]
+        return self._read(index)

@@ -67,6 +67,9 @@ class TrainingSettings:
     audio_dropout: float = setting(0.1, "share of windows trained without audio", low=0.0, high=1.0)
 
 
+PERSONALIZE = TrainingSettings(steps=60, learning_rate=1e-3)
+"""How an identity adapter is trained where nothing else is said."""
+
 MODES = ("metadata", "counts", "sealed", "uniform")
 """How sites are weighed: by public score and clip count; by public clip count alone (FedAvg); each person's update by
 score and count at the site, before the noise; not at all."""

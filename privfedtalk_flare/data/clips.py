@@ -11,12 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
 from privfedtalk_flare.data.media import MediaError, Recording, read_mp4
 from privfedtalk_flare.data.sound import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from privfedtalk_flare.files import ReadWhenAsked
 
 _MAX_SOUND_MISSING_AT_END = 0.25
 """Seconds. Encoders end the sound a little early; more means a cut file."""
@@ -185,7 +185,7 @@ def load_clips(files: Iterable[ClipFile], log: Callable[[str], None], size: int 
     return clips, skipped
 
 
-class ClipsOnDisk(Sequence[Clip]):
+class ClipsOnDisk(ReadWhenAsked[Clip]):
     """Clips that are decoded each time they are asked for, so that a site holds those of one person at a time.
 
     Raises ClipError where a file cannot be read any more, or is not what it was.
@@ -201,13 +201,7 @@ class ClipsOnDisk(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self._files)
 
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int) -> Clip:
         file, digest = self._files[index]
         clip = load_clip(file, self._size)
         if clip.digest != digest:

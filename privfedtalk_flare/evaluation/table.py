@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Rows, Summary
+from privfedtalk_flare.text import as_text
 
 _MISSING = "-"
 _VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
@@ -17,26 +16,22 @@ _VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
 
 def render(summary: Summary, width: int) -> str:
     """The whole summary, `width` columns wide at most, without colour."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    if summary.rows:
-        console.print(rows_table(summary.rows, width), markup=False)
+    parts: list[Table | str] = [*(_rows_and_words(summary.rows) if summary.rows else [])]
     if summary.rounds:
-        console.print(_rounds(summary.rounds))
-        for line in epsilon_words(summary):
-            console.print(line)
-    console.print(_totals(summary))
+        parts += [_rounds(summary.rounds), *epsilon_words(summary)]
+    parts.append(_totals(summary))
     for head, lines in (("videos", summary.videos), ("adapters", summary.adapters), ("notes", summary.notes)):
-        for line in lines:
-            console.print(f"{head}: {line}", markup=False)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+        parts += [f"{head}: {line}" for line in lines]
+    return as_text(width, *parts)
 
 
 def rows_table(rows: Rows, width: int) -> str:
     """The rows by metrics alone, as text."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    console.print(_rows(rows))
-    console.print(f"Mean over {_people(rows)} people, standard deviation below.")
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return as_text(width, *_rows_and_words(rows))
+
+
+def _rows_and_words(rows: Rows) -> list[Table | str]:
+    return [_rows(rows), f"Mean over {_people(rows)} people, standard deviation below."]
 
 
 def _people(rows: Rows) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from privfedtalk_flare.text import as_text
 
 PASS, WARN, FAIL = "pass", "warn", "FAIL"
 
@@ -25,11 +25,9 @@ class Finding:
 
 def render(findings: Sequence[Finding], width: int) -> str:
     """The table as text."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     for head in ("", "what", "found", "what to do"):
         table.add_column(head, overflow="fold")
     for one in findings:
         table.add_row(one.state, one.what, one.told, one.remedy)
-    console.print(table, markup=False)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return as_text(width, table)

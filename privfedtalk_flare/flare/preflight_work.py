@@ -10,17 +10,16 @@ from importlib import metadata
 from pathlib import Path
 
 import psutil
-from nvflare.apis.fl_constant import WorkspaceConstants
+from nvflare.apis.workspace import Workspace
 
 from privfedtalk_flare.data.clips import ClipError, ClipFile, find_clips, load_clip
 from privfedtalk_flare.data.consent import consent_fault
 from privfedtalk_flare.flare.finding import FAIL, PASS, WARN, Finding
+from privfedtalk_flare.flare.startup import CLASSES, OURS, resources_of
 from privfedtalk_flare.settings import DataSettings, SettingsError
 from privfedtalk_flare.training.place import SitePlace
 
 PACKAGE = "privfedtalk-flare"
-CLASSES = "class_allow_list"
-OURS = "privfedtalk_flare."
 MEMORY, MEMORY_SAVING = 2.5, 1.5
 """GiB that a job's process takes at the shipped sizes, by default and with low_memory (tests/benchmarks/memory.py)."""
 DISK = 1.0
@@ -34,7 +33,7 @@ def findings(workspace: Path, place: SitePlace) -> Iterator[Finding]:
     """Clips, consent, tenseal's version, class policy, memory, disk and devices."""
     yield from _clips(place)
     yield _tenseal()
-    yield _classes(workspace)
+    yield _classes(workspace, place.site)
     yield _memory(place)
     yield _disk(place.state)
     yield _devices(place)
@@ -102,20 +101,17 @@ def _tenseal() -> Finding:
     return Finding("tenseal", FAIL, f"{found}, ciphertexts here are of {wanted}", f"pip install tenseal=={wanted}")
 
 
-def _classes(workspace: Path) -> Finding:
-    local = workspace / WorkspaceConstants.SITE_FOLDER_NAME
-    for name in (WorkspaceConstants.RESOURCES_CONFIG, WorkspaceConstants.DEFAULT_RESOURCES_CONFIG):
-        if (local / name).is_file():
-            break
-    else:
-        return Finding("class policy", WARN, f"no {name} in {local}", "start from a kit that FLARE has provisioned")
+def _classes(workspace: Path, site: str) -> Finding:
+    file = resources_of(Workspace(str(workspace), site))
+    if not file.is_file():
+        return Finding("class policy", WARN, f"no {file}", "start from a kit that FLARE has provisioned")
     try:
-        allowed = json.loads((local / name).read_text(encoding="utf-8")).get(CLASSES)
+        allowed = json.loads(file.read_text(encoding="utf-8")).get(CLASSES)
     except (ValueError, AttributeError) as error:
-        return Finding("class policy", FAIL, f"local/{name} cannot be read: {error}", "restore it from the kit")
+        return Finding("class policy", FAIL, f"local/{file.name} cannot be read: {error}", "restore it from the kit")
     if isinstance(allowed, list) and any(one == OURS or one == "*" for one in allowed):
         return Finding("class policy", PASS, "jobs that bring no code can run")
-    return Finding("class policy", WARN, f"local/{name} does not allow {OURS}",
+    return Finding("class policy", WARN, f"local/{file.name} does not allow {OURS}",
                    f'only jobs that bring their own code (BYOC) run here; add "{OURS}" to {CLASSES} for the others')
 
 

@@ -20,12 +20,10 @@ from nvflare.lighter.spec import Builder, Project, ProvisionContext
 from privfedtalk_flare.files import PRIVATE
 from privfedtalk_flare.flare.books import site_at
 from privfedtalk_flare.flare.keys import CLIENT_CONTEXT
+from privfedtalk_flare.flare.startup import CLASSES, OURS
 from privfedtalk_flare.privacy.opening import create
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.training.place import FILE_NAME, SitePlace
-
-CLASSES = "class_allow_list"
-OURS = "privfedtalk_flare."
 
 
 class SiteBuilder(Builder):

@@ -24,6 +24,7 @@ from privfedtalk_flare.flare.executor import PrivFedTalkExecutor
 from privfedtalk_flare.flare.filters import DecryptAdapter, EgressFilter, EncryptUpdate, PrivacyFilter, ReserveRelease
 from privfedtalk_flare.flare.sections import plain, with_sections
 from privfedtalk_flare.settings import (
+    PERSONALIZE,
     AdapterSettings,
     BackboneSettings,
     DataSettings,
@@ -67,8 +68,8 @@ class PrivFedTalkRecipe(Recipe):
             raise SettingsError(f"custom: a job with byoc False brings no code, so {custom} would not be used")
         self.data, self.adapter = parse(DataSettings, data, "data"), parse(AdapterSettings, adapter, "adapter")
         self.training = parse(TrainingSettings, training, "training")
-        self.personalize = (TrainingSettings(steps=60, learning_rate=1e-3) if personalize is None
-                            else parse(TrainingSettings, personalize, "personalize"))
+        self.personalize = parse(TrainingSettings, PERSONALIZE if personalize is None else personalize,
+                                 "personalize")
         self.reliability = parse(ReliabilitySettings, reliability, "reliability")
         self.privacy = parse(PrivacySettings, privacy, "privacy")
         self.encryption = parse(EncryptionSettings, encryption, "encryption")

@@ -10,7 +10,8 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+
+from privfedtalk_flare.files import ReadWhenAsked
 
 
 class Spool:
@@ -38,7 +39,7 @@ class Spool:
         self._file.close()
 
 
-class SpooledUpdate(Sequence[bytes]):
+class SpooledUpdate(ReadWhenAsked[bytes]):
     """One update's chunks, each read from disk when it is asked for."""
 
     def __init__(self, file: int, places: Sequence[tuple[int, int]]) -> None:
@@ -47,12 +48,6 @@ class SpooledUpdate(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int) -> bytes:
         at, size = self._places[index]
         return os.pread(self._file, size, at)

@@ -18,6 +18,10 @@ from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR, is_log
 
 from privfedtalk_flare.settings import SettingsError
 
+CLASSES = "class_allow_list"
+"""Key of the resources file: prefixes of the classes that a job without code of its own may name."""
+OURS = "privfedtalk_flare."
+
 
 class LogStreamingError(SettingsError):
     """A site that lets its logs go to the server. The message names the file and the key to change."""
@@ -29,16 +33,16 @@ def refuse_log_streaming(workspace: Workspace, fl_ctx: FLContext) -> None:
     A missing key means that it would. Simulated sites have no such setting and stream nothing of themselves; where
     their resources file has the key all the same, it counts.
     """
-    if fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and _said(_resources(workspace)) is None:
+    if fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and _said(resources_of(workspace)) is None:
         return
     if is_log_streaming_allowed(fl_ctx):
-        raise LogStreamingError(_fault(_resources(workspace)))
+        raise LogStreamingError(_fault(resources_of(workspace)))
 
 
 def log_streaming_fault(workspace: Workspace) -> str:
     """Why the site with this workspace would let its logs go to the server, "" where it would not; read from its files,
     for an operator's preflight."""
-    file = _resources(workspace)
+    file = resources_of(workspace)
     return "" if _said(file) is False else _fault(file)
 
 
@@ -50,7 +54,7 @@ def _fault(file: Path) -> str:
             "restart the site")
 
 
-def _resources(workspace: Workspace) -> Path:
+def resources_of(workspace: Workspace) -> Path:
     """The file that FLARE reads: resources.json, or resources.json.default where that is missing."""
     found = workspace.get_resources_file_path()
     return Path(found or workspace.get_file_path_in_site_config(WorkspaceConstants.RESOURCES_CONFIG))

@@ -188,16 +188,26 @@ def save_shared(theta: np.ndarray, spec: UpdateSpec, path: Path, backbone: str, 
     return path
 
 
-def read_shared(path: Path, backbone: str) -> tuple[np.ndarray, UpdateSpec]:
-    """theta (D,) float32 and the spec of a file that `save_shared` wrote; ValueError where it is none, or of another
-    backbone than the one of digest `backbone`."""
+def trained_factors(spec: UpdateSpec) -> str:
+    """`AdapterSettings.train` of a shared adapter with this spec."""
+    return "both" if any(".lora_A." in name for name in spec.names) else "b"
+
+
+def check_spec(path: Path, named: UpdateSpec, here: UpdateSpec) -> None:
+    """Raises ValueError where a shared adapter's file does not hold the tensors that this backbone has."""
+    if named.digest != here.digest:
+        raise ValueError(f"{path}: a shared adapter whose tensors this backbone does not have; train it again with "
+                         "this version of the package")
+
+
+def read_shared(path: Path) -> tuple[np.ndarray, UpdateSpec, Mapping[str, str]]:
+    """theta (D,) float32, the spec and the metadata of a file that `save_shared` wrote; ValueError where it is none."""
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if "spec" not in metadata or list(file.keys()) != ["theta"]:
                 raise ValueError(f"{path}: no shared adapter; give the shared/adapter.safetensors that a job wrote "
                                  "into a site's state")
-            check_backbone(path, metadata, backbone)
-            return file.get_tensor("theta"), UpdateSpec.from_json(metadata["spec"])
+            return file.get_tensor("theta"), UpdateSpec.from_json(metadata["spec"]), metadata
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error

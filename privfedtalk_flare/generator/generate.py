@@ -13,7 +13,13 @@ from torchvision.transforms import v2
 from privfedtalk_flare.data.media import SYNTHETIC_TAG, MediaError, read_audio, read_picture, write_mp4
 from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
 from privfedtalk_flare.federation.update import UpdateSpec
-from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter, check_backbone
+from privfedtalk_flare.generator.adapters import (
+    IdentityAdapter,
+    SharedAdapter,
+    check_backbone,
+    check_spec,
+    trained_factors,
+)
 from privfedtalk_flare.generator.pipeline import GUIDANCE, STEPS, TalkingHeadPipeline, load_pipeline
 
 
@@ -71,11 +77,9 @@ def load_adapters(pipeline: TalkingHeadPipeline, files: Sequence[Path]) -> None:
             raise ValueError(f"{file}: cannot be read as safetensors ({error})") from error
     spec = shared[2] if shared else None
     made = SharedAdapter(pipeline.denoiser, spec.rank if spec else 8, spec.scaling if spec else 1.0,
-                         "both" if spec and any(".lora_A." in n for n in spec.names) else "b")
+                         trained_factors(spec) if spec else "b")
     if shared:
-        if made.spec.digest != shared[2].digest:
-            raise ValueError(f"{shared[0]}: a shared adapter whose tensors this backbone does not have; train it "
-                             "again with this version of the package")
+        check_spec(shared[0], spec, made.spec)
         made.load(shared[1])
     if own and not shared:
         raise ValueError(f"{own[0]}: a person's own adapter, which works on top of the shared one; give the shared "

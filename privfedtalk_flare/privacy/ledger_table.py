@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from privfedtalk_flare.privacy.accountant import UNBOUNDED, VIEWS, View
 from privfedtalk_flare.privacy.anchor import releases
 from privfedtalk_flare.privacy.ledger import Entry, Ledger
+from privfedtalk_flare.text import as_text
 
 _MISSING = "-"
 _VIEWS = dict(zip(VIEWS, ("receiv", "server", "both"), strict=True))
@@ -21,11 +20,7 @@ _JOB = 14
 
 def render(ledger: Ledger, site: str, delta: float, epsilon_max: float | None, width: int) -> str:
     """The whole ledger, `width` columns wide at most, without colour; epsilon at `delta`, against `epsilon_max`."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    console.print(_table(ledger, site, delta))
-    for line in _words(ledger, delta, epsilon_max):
-        console.print(line, markup=False)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return as_text(width, _table(ledger, site, delta), *_words(ledger, delta, epsilon_max))
 
 
 def _table(ledger: Ledger, site: str, delta: float) -> Table:

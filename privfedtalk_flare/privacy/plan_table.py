@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import io
-
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from privfedtalk_flare.privacy.planner import MOST_ROUNDS, Outlook, Plan
+from privfedtalk_flare.text import as_text
 
 
 def render(plan: Plan, width: int) -> str:
     """The whole plan, `width` columns wide at most, without colour."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
-    for table in (_promise(plan), _outlooks(plan), _needs(plan)):
-        console.print(table)
-    for line in plan.words:
-        console.print(line, markup=False)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return as_text(width, _promise(plan), _outlooks(plan), _needs(plan), *plan.words)
 
 
 def _promise(plan: Plan) -> Table:

@@ -96,7 +96,8 @@ def _with_consent(files: Sequence[ClipFile], place: SitePlace, log: Callable[[st
         return files
     today, faults = date.today(), {}
     for file in files:
-        faults.setdefault(file.identity, consent_fault(file.path.parent, today))
+        if file.identity not in faults:
+            faults[file.identity] = consent_fault(file.path.parent, today)
     for identity, fault in faults.items():
         if fault:
             log(f"person {opaque(identity, secret_of(place.state))} is left out: {fault}")

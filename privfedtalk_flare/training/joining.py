@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from privfedtalk_flare.generator.adapters import read_shared
-from privfedtalk_flare.generator.pipeline import load_pipeline
+from privfedtalk_flare.generator.adapters import check_backbone, check_spec, read_shared, trained_factors
 from privfedtalk_flare.settings import (
     AdapterSettings,
     BackboneSettings,
@@ -36,14 +35,12 @@ def personalize(place: SitePlace, shared: Path, backbone: str, training: Trainin
     leaves the machine and nothing is booked: an identity adapter is its person's own. Raises ValueError where the
     shared adapter is of another backbone.
     """
-    theta, spec = read_shared(shared, load_pipeline(backbone).digest)
-    both = "both" if any(".lora_A." in name for name in spec.names) else "b"
-    adapter = AdapterSettings(backbone=backbone, rank=spec.rank, scaling=spec.scaling, train=both)
+    theta, spec, metadata = read_shared(shared)
+    adapter = AdapterSettings(backbone=backbone, rank=spec.rank, scaling=spec.scaling, train=trained_factors(spec))
     work = SiteWork(place.site, place, DataSettings(source="site"), adapter, training, training,
                     ReliabilitySettings(), BackboneSettings(), log)
-    if work.spec.digest != spec.digest:
-        raise ValueError(f"{shared}: a shared adapter whose tensors this backbone does not have; train it again with "
-                         "this version of the package")
+    check_backbone(shared, metadata, work.backbone_digest)
+    check_spec(shared, spec, work.spec)
     work.prepare()
     work.personalize(theta)
     paths = {person.train[0].identity: work.adapter_path(person) for person in work.people}

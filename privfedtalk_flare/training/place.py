@@ -14,7 +14,6 @@ simulated site of a workspace, and `{workspace}` for the site's FLARE workspace,
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +104,11 @@ class SitePlace:
             import yaml
 
             try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8"))
+                values = _expanded(yaml.safe_load(path.read_text(encoding="utf-8")), site, path)
             except yaml.YAMLError as error:
                 raise SettingsError(f"{path}: not valid YAML: {error}") from error
         where = str(path) if path is not None else FILE_NAME
-        file = parse(SiteFile, _expanded(values, site, path), where)
+        file = parse(SiteFile, values, where)
         state = _folder(file.state, f"{where}.state") or Path.home() / ".privfedtalk" / project / site
         return cls(site=site, corpus=_folder(file.corpus, f"{where}.corpus"), state=state, output=Path(output),
                    devices=file.devices, threads=file.threads, epsilon_max=file.epsilon_max,
@@ -119,13 +118,13 @@ class SitePlace:
                    anchor=_folder(file.anchor, f"{where}.anchor"), local=path.parent if path is not None else None)
 
 
-def _expanded(values: Any, site: str, path: Path | None) -> Any:
+def _expanded(values: Any, site: str, path: Path) -> Any:
     """Replaces `{site}` and `{workspace}` in every string of the file's top level."""
     if not isinstance(values, Mapping):
         return values
-    known = {"{site}": site, "{workspace}": str(path.resolve().parents[1]) if path is not None else "{workspace}"}
-    return {key: functools.reduce(lambda text, name: text.replace(name, known[name]), known, value)
-            if isinstance(value, str) else value for key, value in values.items()}
+    workspace = str(path.resolve().parents[1])
+    return {key: value.replace("{site}", site).replace("{workspace}", workspace) if isinstance(value, str) else value
+            for key, value in values.items()}
 
 
 def _folder(value: str | None, where: str) -> Path | None:

@@ -77,7 +77,7 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
     def parts_of() -> Iterator[torch.Tensor]:
         for part in draw_windows(rng, clips, settings.batch, WINDOW).split(at_once or settings.batch):
             loss = window_loss(generator, part, settings, noise_source, alignment)
-            yield loss if len(part) == settings.batch else loss * (len(part) / settings.batch)
+            yield loss * (len(part) / settings.batch)
         if settings.proximal:
             yield settings.proximal * proximal_loss(parameters, anchors)
 
