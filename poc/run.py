@@ -103,10 +103,13 @@ class Poc:
                 one.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """All processes that were started from these kits."""
+        """FLARE's processes of these kits."""
         found = []
         for one in psutil.process_iter(["cmdline"]):
-            if one.pid != os.getpid() and any(str(self.kits) in word for word in one.info["cmdline"] or ()):
+            words = one.info["cmdline"] or ()
+            # A shell that watches over a FLARE process, or the process; not whoever else reads a file of the kits.
+            flare = any(word.startswith("nvflare.private.") or word.endswith("start.sh") for word in words)
+            if flare and one.pid != os.getpid() and any(str(self.kits) in word for word in words):
                 found.append(one)
         return found
 

@@ -41,6 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_site(command: argparse.ArgumentParser) -> None:
+    command.add_argument("workspace", type=Path, metavar="WORKSPACE",
+                         help="the site's FLARE workspace, the folder that holds startup and local")
+    command.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
+
+
 def _add_generate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     generate = commands.add_parser("generate", help="make a talking video from a face picture and a speech file")
     generate.add_argument("--face", type=Path, required=True, help="the face, framed like the training clips")
@@ -66,31 +72,33 @@ def _generate(parsed: argparse.Namespace) -> None:
 
 def _add_personalize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     own = commands.add_parser("personalize", help="train people's own adapters on a finished shared one, at one site")
-    own.add_argument("--corpus", type=Path, required=True, metavar="FOLDER", help="<identity>/<clip>.mp4, at least two "
-                     "clips of each person")
-    own.add_argument("--shared", type=Path, required=True, metavar="FILE", help="the shared adapter that a job wrote")
-    own.add_argument("--state", type=Path, required=True, metavar="FOLDER", help="the site's state, for the adapters")
+    _add_site(own)
+    own.add_argument("--shared", type=Path, metavar="FILE", help="the shared adapter (default: the one that the last "
+                     "job wrote into this site's state)")
+    own.add_argument("--again", action="store_true", help="also who has an adapter that fits it")
     own.add_argument("--backbone", default="assets", help="'assets' (shipped, the default), a folder, or a hub id")
     own.add_argument("--steps", type=int, help="training steps of a person (default 60)")
-    own.add_argument("--low-memory", action="store_true", help="bf16 backbone, gradient checkpointing, one window at a "
-                     "time")
     own.set_defaults(run=_personalize)
 
 
 def _personalize(parsed: argparse.Namespace) -> None:
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from privfedtalk_flare.evaluation.summary import pool_rows, site_rows
     from privfedtalk_flare.evaluation.table import rows_table
+    from privfedtalk_flare.flare.books import site_at
     from privfedtalk_flare.settings import PERSONALIZE, TrainingSettings, parse
     from privfedtalk_flare.training.joining import personalize
-    from privfedtalk_flare.training.place import SitePlace
 
-    state = parsed.state.resolve()
-    place = SitePlace("this site", parsed.corpus.resolve(), state, state, low_memory=parsed.low_memory)
+    place, _ = site_at(parsed.workspace, parsed.site)
+    place = replace(place, output=place.state)
+    shared = parsed.shared or place.state / "shared" / "adapter.safetensors"
     steps = PERSONALIZE.steps if parsed.steps is None else parsed.steps
     training = parse(TrainingSettings, {**asdict(PERSONALIZE), "steps": steps}, "personalize")
-    joined = personalize(place, parsed.shared, parsed.backbone, training, print)
+    joined = personalize(place, shared, parsed.backbone, training, parsed.again, print)
+    if joined.validation is None:
+        print(f"everybody has an adapter of their own that fits {shared}; --again trains them anew")
+        return
     print(rows_table(pool_rows([site_rows(joined.validation.rows, 1)]), width=100))
     for name, path in joined.adapters.items():
         print(f"{name}: {path}")
@@ -177,9 +185,7 @@ def _add_privacy(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     init = privacy.add_parser("init", help="make a site's ledger, its key and its anchor, once, before its first job")
     show = privacy.add_parser("show", help="a site's ledger: what was released, and epsilon so far")
     for command, run in ((init, _init_privacy), (show, _show_privacy)):
-        command.add_argument("workspace", type=Path, metavar="WORKSPACE",
-                             help="the site's FLARE workspace, the folder that holds startup and local")
-        command.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
+        _add_site(command)
         command.set_defaults(run=run)
     audit = privacy.add_parser("audit", help="attack what a run promised: canaries, a lying site, the scores")
     audit.add_argument("path", metavar="RUN", type=Path, help="a FLARE workspace, a downloaded job, or summary.json")
@@ -250,9 +256,7 @@ def _plan_privacy(parsed: argparse.Namespace) -> None:
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     check = commands.add_parser("check", help="a site's preflight: what would stop it, what is unsafe, what to do")
-    check.add_argument("workspace", type=Path, metavar="WORKSPACE",
-                       help="the site's FLARE workspace, the folder that holds startup and local")
-    check.add_argument("--site", metavar="NAME", help="the site's name (default: as its start-up kit says)")
+    _add_site(check)
     check.add_argument("--published", type=Path, nargs="*", default=[], metavar="FILE",
                        help="shared adapters that were given away: is their key still in use?")
     check.set_defaults(run=_check)

@@ -44,7 +44,7 @@ class ClipFile:
 class Clip:
     """A decoded clip of F frames: frames (F, H, W, 3) uint8 RGB; audio (640 F,) float32 mono at 16 kHz in [-1, 1],
     samples 640 f to 640 f + 639 sounding with frame f; digest: SHA-256 of the file, in hex; aperture (F,) float32 or
-    None where it is not known."""
+    None where it is not known; path: the file, None where there is none."""
 
     identity: str
     name: str
@@ -52,6 +52,7 @@ class Clip:
     audio: np.ndarray
     digest: str
     aperture: np.ndarray | None = None
+    path: Path | None = None
 
 
 def find_clips(corpus: Path) -> list[ClipFile]:
@@ -90,7 +91,8 @@ def load_clip(file: ClipFile, size: int = 64, min_frames: int = 25) -> Clip:
                         "needed; record a longer clip or remove it")
     _check_sound(file.path, recording)
     audio = aligned(recording.audio, recording.audio_start - recording.times[0], len(frames))
-    return Clip(file.identity, file.name, frames, audio, digest, load_aperture(file.path, len(frames)))
+    return Clip(file.identity, file.name, frames, audio, digest, load_aperture(file.path, len(frames)),
+                file.path)
 
 
 def frames_at_25(frames: np.ndarray, times: np.ndarray, end: float) -> np.ndarray:
@@ -191,11 +193,9 @@ class ClipsOnDisk(ReadWhenAsked[Clip]):
     Raises ClipError where a file cannot be read any more, or is not what it was.
     """
 
-    def __init__(self, clips: Sequence[Clip], files: Iterable[ClipFile], size: int = 64) -> None:
-        """`clips`: as decoded before, of which digests alone are kept; `files`: among others, theirs."""
-        paths = {file.path: file for file in files}
-        of = {(file.identity, _digest(path)): file for path, file in paths.items()}
-        self._files = [(of[clip.identity, clip.digest], clip.digest) for clip in clips]
+    def __init__(self, clips: Sequence[Clip], size: int = 64) -> None:
+        """`clips`: as `load_clip` decoded them, of which paths and digests alone are kept."""
+        self._files = [(ClipFile(clip.identity, clip.path), clip.digest) for clip in clips]
         self._size = size
 
     def __len__(self) -> int:

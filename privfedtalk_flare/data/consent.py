@@ -9,11 +9,24 @@ Where a site's own file says `require_consent: true`, who has none that holds to
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+from privfedtalk_flare.data.clips import ClipFile
+
 FILE_NAME = "consent.yaml"
 _KEYS = ("given", "until", "withdrawn")
+
+
+def consent_faults(files: Iterable[ClipFile], today: date) -> dict[str, str]:
+    """Identity -> why their consent does not hold on `today`, "" where it does: beside every clip of theirs, as a clip
+    source may find them in several folders."""
+    folders: dict[str, set[Path]] = {}
+    for file in files:
+        folders.setdefault(file.identity, set()).add(file.path.parent)
+    return {identity: next(filter(None, (consent_fault(folder, today) for folder in sorted(own))), "")
+            for identity, own in folders.items()}
 
 
 def consent_fault(folder: Path, today: date) -> str:

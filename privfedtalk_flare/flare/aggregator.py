@@ -14,20 +14,14 @@ from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.app_common.aggregators.model_aggregator import ModelAggregator
 
 from privfedtalk_flare.encryption.keys import KeyFault
-from privfedtalk_flare.encryption.packing import CiphertextError, held_values
-from privfedtalk_flare.encryption.sums import check_upload, weighted_sum
+from privfedtalk_flare.encryption.packing import CiphertextError
+from privfedtalk_flare.encryption.sums import weighted_sum
 from privfedtalk_flare.federation.averaging import AveragingError
-from privfedtalk_flare.federation.isfa import (
-    ScalarError,
-    check_count,
-    check_scalars,
-    isfa_weights,
-    share_cap,
-    uniform,
-)
+from privfedtalk_flare.federation.isfa import ScalarError, isfa_weights, share_cap, uniform
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.chunks import ChunkError, from_params, to_params
 from privfedtalk_flare.flare.keys import server_context
+from privfedtalk_flare.flare.received import Refused, encrypted_payload, plain_payload, scalars_of
 from privfedtalk_flare.flare.scalars import MOST, clip_bit, misshapen, whole
 from privfedtalk_flare.flare.site import workspace_of
 from privfedtalk_flare.flare.spool import Spool
@@ -37,10 +31,6 @@ if TYPE_CHECKING:
     import tenseal
 
 _SHARED = (p.SPEC, p.BACKBONE, p.KEY_ID)
-
-
-class _Refused(ValueError):  # noqa: N818  (an answer, not an error)
-    """Why a reply does not count."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class _Reply:
 
 class ISFAAggregator(ModelAggregator):
     """Keeps theta as the server has it, and adds eta sum_k w_k u_k of the accepted replies to it. Accepted updates wait
-    on disk: the server's memory does not grow with the number of sites.
+    on disk: the server's memory does not grow with the number of sites, but for the replies that arrive at once.
 
     Args:
         reliability: `ReliabilitySettings`. encryption: `EncryptionSettings`; scheme `off` sums plain vectors.
@@ -118,7 +108,7 @@ class ISFAAggregator(ModelAggregator):
         site = str(meta.get("client_name", ""))
         try:
             reply = self._checked(site, model.params, meta)
-        except (_Refused, ScalarError, ChunkError, CiphertextError, OSError) as reason:  # OSError: a full disk
+        except (Refused, ScalarError, ChunkError, CiphertextError, OSError) as reason:  # OSError: a full disk
             self.refused.setdefault(site, str(reason))
             self.logger.warning(f"{site} refused: {reason}")
             return str(reason)
@@ -126,8 +116,14 @@ class ISFAAggregator(ModelAggregator):
         return ""
 
     def aggregate_model(self) -> FLModel:
-        """theta + eta sum_k w_k u_k, as a full model. Raises `AveragingError` where too few replies agree."""
-        replies = self._agreeing()
+        """theta + eta sum_k w_k u_k, as a full model. Raises `AveragingError` where too few replies agree, theta as it
+        was; the replies are forgotten either way."""
+        try:
+            return self._aggregated(self._agreeing())
+        finally:
+            self._forget_replies()
+
+    def _aggregated(self, replies: Mapping[str, _Reply]) -> FLModel:
         weights = self._weights(replies)
         if self._encrypted:
             held = from_params(self.theta) if self.theta else None
@@ -141,34 +137,33 @@ class ISFAAggregator(ModelAggregator):
             self.theta = {p.PLAIN: total.astype(np.float32)}
         self.stats = {site: {"weight": weights[site], "score": r.score, "count": r.count, "bytes_up": r.bytes_up,
                              "identities": r.identities, p.CLIP_BIT: r.clip_bit} for site, r in replies.items()}
-        self._forget_replies()
         return FLModel(params_type=ParamsType.FULL, params=dict(self.theta),
                        meta={p.ZERO: False, p.KEY_ID: self.key_id, p.VALUES: self.values, "weights": weights})
 
     def _checked(self, site: str, params: Mapping[str, Any] | None, meta: Mapping[str, Any]) -> _Reply:
         if not site or (self._sites is not None and site not in self._sites):
-            raise _Refused(f"{site or 'an unnamed site'} was not asked in this round")
+            raise Refused(f"{site or 'an unnamed site'} was not asked in this round")
         if site in self._replies or site in self.refused:
-            raise _Refused("a second reply in one round")
+            raise Refused("a second reply in one round")
         if reason := misshapen(meta):
-            raise _Refused(reason)
+            raise Refused(reason)
         for key, value in self._header.items():
             if value != "" and meta.get(key) != value:
-                raise _Refused(f"header: {key} is {meta.get(key)!r}, this round's is {value!r}")
+                raise Refused(f"header: {key} is {meta.get(key)!r}, this round's is {value!r}")
         shared = tuple(meta.get(key) or "" for key in _SHARED)
         for key, value, known in zip(_SHARED, shared, (self.spec, self.backbone, self.key_id), strict=True):
             if known and value != known:
-                raise _Refused(f"header: {key} is {value!r}, this run's is {known!r}")
+                raise Refused(f"header: {key} is {value!r}, this run's is {known!r}")
             if not isinstance(value, str) or (self._header and not value and (key != p.KEY_ID or self._encrypted)):
-                raise _Refused(f"header: {key} is {value!r}; a reply must say its own")
+                raise Refused(f"header: {key} is {value!r}; a reply must say its own")
         identities = meta.get(p.IDENTITIES, None if self._header else 1)
         if not whole(identities, 1):
-            raise _Refused(f"identities {identities!r} is not an integer in [1, {MOST}]")
-        score, count = self._scalars(meta)
+            raise Refused(f"identities {identities!r} is not an integer in [1, {MOST}]")
+        score, count = scalars_of(meta, self._reliability)
         chunks, size = self._payload(params, meta.get(p.VALUES))
         bit = meta.get(p.CLIP_BIT)
         if bit is not None and not clip_bit(bit):
-            raise _Refused(f"{p.CLIP_BIT} {str(bit)[:40]!r} is no mean of bits in [-1/2, 1/2]")
+            raise Refused(f"{p.CLIP_BIT} {str(bit)[:40]!r} is no mean of bits in [-1/2, 1/2]")
         return _Reply(self._kept(chunks), (*shared, size), identities, score, count, bit, sum(map(len, chunks)))
 
     def _kept(self, chunks: Sequence[bytes]) -> Sequence[bytes]:
@@ -178,42 +173,17 @@ class ISFAAggregator(ModelAggregator):
             self._spool = Spool(run)
         return self._spool.keep(chunks)
 
-    def _scalars(self, meta: Mapping[str, Any]) -> tuple[float | None, int | None]:
-        mode, most = self._reliability.mode, self._reliability.max_clips
-        if mode == "metadata":
-            return check_scalars(meta.get(p.SCORE), meta.get(p.COUNT), max_clips=most)
-        if mode not in CLAIMS:
-            if p.SCORE in meta or p.COUNT in meta:
-                raise _Refused(f"a score or a count must not travel in reliability mode {mode!r}")
-            return None, None
-        if p.SCORE in meta:
-            raise _Refused(f"a score must not travel in reliability mode {mode!r}")
-        return None, check_count(meta.get(p.COUNT), max_clips=most)
-
     def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes], int]:
         """The update, checked, as bytes, and D: the one this run has settled on, else what the reply says or shows."""
         if said is not None and not whole(said, 1):
-            raise _Refused(f"{p.VALUES} {said!r} is not an integer in [1, {MOST}]")
-        if self._encrypted:
-            try:
-                context = self._server_context()
-            except KeyFault as fault:
-                raise _Refused(str(fault)) from fault
-            chunks = from_params(params)
-            size = self.values or said or held_values(chunks, context)
-            check_upload(chunks, size, context)
-            return chunks, size
-        if not params or set(params) != {p.PLAIN}:
-            raise _Refused(f"payload: expected {p.PLAIN!r} alone, got {sorted(params or {})[:3]}")
-        plain = params[p.PLAIN]
-        if not (isinstance(plain, np.ndarray) and plain.ndim == 1 and plain.dtype == np.float32 and plain.size):
-            raise _Refused("payload: not a flat float32 vector")
-        size = self.values or said or plain.size
-        if plain.size != size:
-            raise _Refused(f"payload: {plain.size} values, this run's update has {size}")
-        if not np.isfinite(plain).all():
-            raise _Refused(f"payload: {int(np.count_nonzero(~np.isfinite(plain)))} values are not finite")
-        return [plain.tobytes()], size
+            raise Refused(f"{p.VALUES} {said!r} is not an integer in [1, {MOST}]")
+        if not self._encrypted:
+            return plain_payload(params, self.values or said)
+        try:
+            context = self._server_context()
+        except KeyFault as fault:
+            raise Refused(str(fault)) from fault
+        return encrypted_payload(params, self.values or said, context)
 
     def _agreeing(self) -> dict[str, _Reply]:
         """The accepted replies that share spec, backbone, key and D; the majority of the first ones settles these."""

@@ -20,6 +20,7 @@ from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.record import RunRecord
 from privfedtalk_flare.flare.scalars import fault_of, misshapen
 from privfedtalk_flare.flare.site import place_of
+from privfedtalk_flare.privacy.chain import LedgerError
 from privfedtalk_flare.privacy.echo import EchoBook
 
 
@@ -33,14 +34,15 @@ class AskingController(ModelController):
         self._timeout, self._record = timeout, record
         self._statuses: Counter[str] = Counter()
         self._answered = False
-        self._receiving = threading.Lock()  # FLARE takes each reply in the thread in which it came
+        self._receiving = threading.Lock()  # FLARE takes a reply in the thread in which it came, one at a time
 
     def _ask(self, task: str, params: Mapping[str, Any], meta: Mapping[str, Any], sites: Sequence[str],
              accept: Callable[[FLModel], str] | None = None) -> tuple[list[FLModel], list[FLModel]]:
         """Broadcasts a task; returns the replies that echo its header, and those of them that count, by site's name.
 
-        `accept` takes a reply as it arrives, and returns why it does not count, "" where it does. Its payload is
-        dropped then: however many sites there are, the server holds the updates of those that are arriving.
+        `accept` takes a reply as it arrives, and returns why it does not count, "" where it does; what it raises is
+        raised here, after the broadcast. A reply's payload is dropped then: however many sites there are, the server
+        holds the updates that are arriving alone.
         """
         book = EchoBook(place_of(self.fl_ctx).state)
         data = FLModel(params_type=ParamsType.FULL, params=dict(params), current_round=int(meta[p.ROUND]),
@@ -48,28 +50,38 @@ class AskingController(ModelController):
         self._statuses.clear()
         answers: dict[str, FLModel] = {}
         good: list[FLModel] = []
+        failures: list[Exception] = []
         over = False
 
         def receive(reply: FLModel) -> bool:
             with self._receiving:
-                site = reply.meta["client_name"]
-                self._record.worked(reply.meta.get(p.BUSY))
-                if reason := "its reply came too late" if over else fault_of(reply.meta, meta):
-                    self._refuse(site, reason)
+                try:
+                    return take(reply)
+                except Exception as failure:  # FLARE would log it, and the round go on as if nobody had answered
+                    failures.append(failure)
                     return False
-                answers[site] = reply
-                self._remember(book, site, reply.meta.get(p.LEDGER))
-                refused = accept(reply) if accept is not None else ""
-                if accept is not None:
-                    reply.params = {}
-                if not refused:
-                    good.append(reply)
-                return not refused
+
+        def take(reply: FLModel) -> bool:
+            site = reply.meta["client_name"]
+            self._record.worked(reply.meta.get(p.BUSY))
+            if reason := "its reply came too late" if over else fault_of(reply.meta, meta):
+                self._refuse(site, reason)
+                return False
+            answers[site] = reply
+            self._remember(book, site, reply.meta.get(p.LEDGER))
+            refused = accept(reply) if accept is not None else ""
+            if accept is not None:
+                reply.params = {}
+            if not refused:
+                good.append(reply)
+            return not refused
 
         self.broadcast_model(data, task_name=task, targets=list(sites), timeout=math.ceil(self._timeout),
                              callback=receive)
         with self._receiving:
-            over = True
+            over = True  # of a job that is aborted, a reply may still be on its way through FLARE
+        if failures:
+            raise failures[0]
         self._answered = self._answered or bool(answers)
         return [answers[site] for site in sorted(answers)], sorted(good, key=lambda reply: reply.meta["client_name"])
 
@@ -78,8 +90,8 @@ class AskingController(ModelController):
             return
         try:
             oddity = book.remember(site, ledger)
-        except OSError as error:
-            oddity = f"where its ledger stands could not be written: {error}"
+        except (OSError, LedgerError) as error:
+            oddity = f"where its ledger stands could not be kept: {error}"
         if oddity:
             self._note(f"{site}: {oddity}")
 

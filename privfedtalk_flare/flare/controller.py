@@ -193,9 +193,13 @@ class PrivFedTalkController(AskingController):
         self._shared.carried(header[p.NONCE])
         self._learn_snr(answers)
         if 2 * self._statuses[p.STATUS_STEP_REFUSED] > len(sites):
-            self._shared.take_back()
-            raise AveragingError("most sites refused the last step of the shared adapter, which was taken back; each "
-                                 "of them waits for its operator, and its own log says why")
+            taken_back = self._shared.take_back()
+            if taken_back:
+                self._save(header)
+            raise AveragingError("most sites refused the last step of the shared adapter, which "
+                                 + ("was taken back" if taken_back else "an earlier job took; this server has no older "
+                                    "state, so go on from a job before that one, or from theta = 0")
+                                 + "; each of them waits for its operator, and its own log says why")
         return good
 
     def _ask_all(self, task: str) -> list[FLModel]:

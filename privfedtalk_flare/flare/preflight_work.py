@@ -13,7 +13,7 @@ import psutil
 from nvflare.apis.workspace import Workspace
 
 from privfedtalk_flare.data.clips import ClipError, ClipFile, find_clips, load_clip
-from privfedtalk_flare.data.consent import consent_fault
+from privfedtalk_flare.data.consent import consent_faults
 from privfedtalk_flare.flare.finding import FAIL, PASS, WARN, Finding
 from privfedtalk_flare.flare.startup import CLASSES, OURS, resources_of
 from privfedtalk_flare.settings import DataSettings, SettingsError
@@ -47,7 +47,8 @@ def _clips(place: SitePlace) -> Iterator[Finding]:
     try:
         files = find_clips(place.corpus)
     except ClipError as error:
-        yield Finding("clips", FAIL, str(error), "jobs whose data is the site's own are declined until then")
+        yield Finding("clips", FAIL, str(error), "jobs whose data is the site's own are declined until then, but for "
+                                                 "those that bring a clip_source for it")
         return
     good: dict[str, int] = {}
     faults = []
@@ -69,13 +70,14 @@ def _clips(place: SitePlace) -> Iterator[Finding]:
                                            "are left out")
     else:
         yield Finding("clips", PASS, told)
-    yield _consent(place, files)
+    yield _consent(place, files, enough)
 
 
-def _consent(place: SitePlace, files: Sequence[ClipFile]) -> Finding:
-    folders = {file.identity: file.path.parent for file in files}
-    faults = {identity: fault for identity, folder in folders.items() if (fault := consent_fault(folder, date.today()))}
-    told = f"on record for {len(folders) - len(faults)} of {len(folders)} people"
+def _consent(place: SitePlace, files: Sequence[ClipFile], enough: Sequence[str]) -> Finding:
+    """`enough`: the people with enough good clips."""
+    people = consent_faults(files, date.today())
+    faults = {identity: fault for identity, fault in people.items() if fault}
+    told = f"on record for {len(people) - len(faults)} of {len(people)} people"
     if not faults:
         return Finding("consent", PASS, told)
     first, fault = next(iter(faults.items()))
@@ -83,19 +85,22 @@ def _consent(place: SitePlace, files: Sequence[ClipFile]) -> Finding:
     if not place.require_consent:
         return Finding("consent", WARN, f"not demanded; {told}",
                        "set require_consent: true in privfedtalk.yaml to leave out who has none that holds")
-    if len(faults) == len(folders):
+    if len(faults) == len(people):
         return Finding("consent", FAIL, told, "write <corpus>/<identity>/consent.yaml with `given: YYYY-MM-DD`")
+    if enough and not set(enough) - set(faults):
+        return Finding("consent", FAIL, f"{told}; none of them with two good clips", "nobody can take part: mend the "
+                       "clips of these people, or ask the others for their consent")
     return Finding("consent", WARN, told, "the others are left out of every job until their consent.yaml holds")
 
 
 def _tenseal() -> Finding:
     """Ciphertexts of another version do not load: all sites, and whoever provisions, need the same one."""
-    wanted = next(line.partition("==")[2].strip() for line in metadata.requires(PACKAGE) or ()
-                  if line.startswith("tenseal"))
     try:
+        wanted = next(line.partition("==")[2].strip() for line in metadata.requires(PACKAGE) or ()
+                      if line.startswith("tenseal"))
         found = metadata.version("tenseal")
-    except metadata.PackageNotFoundError:
-        found = "none"
+    except metadata.PackageNotFoundError as missing:
+        return Finding("tenseal", FAIL, f"{missing.name} is not installed", "pip install this package")
     if found == wanted:
         return Finding("tenseal", PASS, found)
     return Finding("tenseal", FAIL, f"{found}, ciphertexts here are of {wanted}", f"pip install tenseal=={wanted}")

@@ -1,6 +1,6 @@
 """A builder for FLARE's provisioning: start-up kits that a privacy engineer need not change by hand.
 
-In a `project.yml`, after StaticFileBuilder and HEBuilder:
+The last one in a `project.yml`, as it changes what the others wrote:
 
     - path: privfedtalk_flare.flare.provision.SiteBuilder
       args: {site_file: poc/privfedtalk.yaml, policy: poc/privacy.json}
@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from nvflare.apis.fl_constant import WorkspaceConstants
 from nvflare.app_common.logging.constants import ALLOW_LOG_STREAMING_VAR
 from nvflare.lighter.spec import Builder, Project, ProvisionContext
@@ -34,18 +35,22 @@ class SiteBuilder(Builder):
     Args:
         site_file: a `privfedtalk.yaml`, for the sites and the server; "" leaves it to each site's operator.
         policy: a `privacy.json` for the sites; "" leaves it to each site's operator.
-        ledger: whether sites get an empty ledger with its key, as `privfedtalk privacy init` makes one. Only where
-            all sites are on this machine: a ledger's key is the site's alone.
+        one_machine: for trials, with all sites on this machine: the state of each lies in its kit (where its file
+            names no other), with an empty ledger in it, as `privfedtalk privacy init` makes one. Elsewhere a ledger
+            and its key are a site's own to make, and state lies outside the kit, which a new kit replaces.
 
     Paths are relative to the folder in which `nvflare provision` or `nvflare poc prepare` runs.
     """
 
-    def __init__(self, site_file: str = "", policy: str = "", ledger: bool = False) -> None:
+    def __init__(self, site_file: str = "", policy: str = "", one_machine: bool = False) -> None:
         super().__init__()
         self._site_file, self._policy = _found(site_file, "site_file"), _found(policy, "policy")
-        self._ledger = ledger
+        self._one_machine = one_machine
+        self._own = self._site_file.read_text(encoding="utf-8") if self._site_file is not None else ""
         if self._site_file is not None:  # a mistake in it should not wait for the first job
             SitePlace.from_yaml(self._site_file, "site", "project", Path())
+        if one_machine and "state" not in (yaml.safe_load(self._own) or {}):
+            self._own += '\nstate: "{workspace}/privfedtalk"  # for a trial on one machine\n'
 
     def finalize(self, project: Project, ctx: ProvisionContext) -> None:
         """Changes what the other builders have written. Raises `SettingsError` where one of them is missing."""
@@ -53,16 +58,16 @@ class SiteBuilder(Builder):
         for one in [*([server] if server else []), *clients]:
             local = Path(ctx.get_local_dir(one))
             _resources(local, streams=one not in clients)
-            if self._site_file is not None:
-                shutil.copy(self._site_file, local / FILE_NAME)
+            if self._own:
+                (local / FILE_NAME).write_text(self._own, encoding="utf-8")
         for client in clients:
             kit, local = Path(ctx.get_ws_dir(client)), Path(ctx.get_local_dir(client))
             if (key := kit / WorkspaceConstants.STARTUP_FOLDER_NAME / CLIENT_CONTEXT).is_file():
                 key.chmod(PRIVATE)
             if self._policy is not None:
                 shutil.copy(self._policy, local / WorkspaceConstants.PRIVACY_CONFIG)
-            if self._ledger:
-                create(site_at(kit, client.name)[1])
+        for client in clients if self._one_machine else ():  # last: a ledger is made once
+            create(site_at(Path(ctx.get_ws_dir(client)), client.name)[1])
 
 
 def _found(path: str, argument: str) -> Path | None:

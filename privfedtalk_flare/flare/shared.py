@@ -46,7 +46,7 @@ class SharedState:
         self._rounds, self._reliability, self._privacy = rounds, reliability, privacy
         self.clip_norm = privacy.clip_norm
         self._steps = StepLog()
-        self._before: tuple[Mapping[str, Any] | None, StepLog] = (None, self._steps)
+        self._before: tuple[Mapping[str, Any] | None, StepLog, float] | None = None
         self._people = 0
 
     @property
@@ -70,7 +70,7 @@ class SharedState:
         """Adds the accepted replies to theta, records round `number` and moves C. `sent`: bytes of theta that each site
         was sent; `began`: seconds since the epoch. Raises `AveragingError`, theta as it was, where too few agree.
         """
-        aggregator, before = self._aggregator, (self._aggregator.theta, replace(self._steps))
+        aggregator, before = self._aggregator, (self._aggregator.theta, replace(self._steps), self.clip_norm)
         summing = time.time()
         aggregator.aggregate_model()
         now, self._before = time.time(), before
@@ -88,9 +88,18 @@ class SharedState:
         self.clip_norm = next_clip_norm(self.clip_norm, aggregator.stats, self._privacy)
         return self._record.rounds[-1]
 
-    def take_back(self) -> None:
-        """Theta as it was before its last step."""
-        self._aggregator.theta, self._steps = self._before
+    def take_back(self) -> bool:
+        """Theta, and C, as they were before the last step; False where this job has taken none since it began.
+
+        The round stays on record, with the epsilon that it cost, and is not done again.
+        """
+        if self._before is None:
+            return False
+        self._aggregator.theta, self._steps, self.clip_norm = self._before
+        self._before = None
+        last = self._record.rounds[-1]
+        self._record.rounds[-1] = replace(last, words=f"Most sites refused this step: it was taken back. {last.words}")
+        return True
 
     def learn_snr(self, replies: Sequence[FLModel]) -> Round | None:
         """The last round with its signal-to-noise ratio, which sites that hold the decrypted adapter say after it; None
@@ -112,8 +121,8 @@ class SharedState:
     def resume(self, path: Path) -> int:
         """Takes up what `save` wrote, and returns the number of rounds that were finished.
 
-        Raises `SettingsError` where the earlier job's mechanism or weights were others: what a site promises and
-        checks holds from theta = 0 on.
+        Raises `SettingsError` where the earlier job's mechanism or weights were others, as what a site promises and
+        checks holds from theta = 0 on, and where it has finished more rounds than this job is to have.
         """
         theta, told = read_round(path)
         try:
@@ -129,13 +138,16 @@ class SharedState:
             raise SettingsError(f"rounds.resume: the job of {path.name} ran with other values of "
                                 f"{', '.join(differing)}, and its adapter can only go on with the same; start from "
                                 "theta = 0, in a job that is no clone and names none in rounds.resume")
+        if len(rounds) > self._rounds.rounds:
+            raise SettingsError(f"rounds.rounds is {self._rounds.rounds}, but the job of {path.name} has finished "
+                                f"{len(rounds)}; give at least as many, as they count from theta = 0 on")
         aggregator = self._aggregator
-        aggregator.theta, aggregator.values = theta, values
+        aggregator.theta, aggregator.values = theta or None, values
         for key in _SETTLED:
             setattr(aggregator, key, header[key])
         self._record.rounds, self._record.values = rounds, values
         self._people, self.clip_norm, self._steps = people, clip_norm, steps
-        self._before = (theta, replace(steps))
+        self._before = None
         return len(rounds)
 
     def _agreed(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.workspace import Workspace
 
 from privfedtalk_flare.flare.startup import refuse_log_streaming
+from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.training.place import FILE_NAME, SitePlace
 
 SIMULATED_PROJECT = "simulator"
@@ -34,10 +35,15 @@ def place_of(fl_ctx: FLContext) -> SitePlace:
     if workspace.site_name != SiteType.SERVER:
         refuse_log_streaming(workspace, fl_ctx)
     path = Path(workspace.get_file_path_in_site_config(FILE_NAME))
+    root = Path(workspace.get_root_dir()).resolve()
     output = Path(workspace.get_run_dir(fl_ctx.get_job_id()))
     # FLARE calls a server by its project's name, and the simulator's "simulator_server".
     site = SiteType.SERVER if workspace.site_name == SiteType.SERVER else fl_ctx.get_identity_name()
-    return SitePlace.from_yaml(path, site, project_of(workspace), output)
+    place = SitePlace.from_yaml(path, site, project_of(workspace), output)
+    if fl_ctx.get_prop(FLContextKey.SIMULATE_MODE, False) and place.state.resolve().is_relative_to(root):
+        raise SettingsError(f"state: {place.state} lies in {root}, which FLARE's simulator wipes with every run, "
+                            f"ledger included; name a folder outside it in {FILE_NAME}")
+    return place
 
 
 def project_of(workspace: Workspace) -> str:

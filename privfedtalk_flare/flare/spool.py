@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from privfedtalk_flare.files import ReadWhenAsked
 
@@ -32,7 +33,7 @@ class Spool:
                 written = os.pwrite(self._file.fileno(), rest, at)
                 rest, at = rest[written:], at + written
         self._end = at
-        return SpooledUpdate(self._file.fileno(), places)
+        return SpooledUpdate(self._file, places)
 
     def close(self) -> None:
         """Frees the disk. What was kept can no longer be read."""
@@ -42,7 +43,7 @@ class Spool:
 class SpooledUpdate(ReadWhenAsked[bytes]):
     """One update's chunks, each read from disk when it is asked for."""
 
-    def __init__(self, file: int, places: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, file: IO[bytes], places: Sequence[tuple[int, int]]) -> None:
         self._file, self._places = file, places
 
     def __len__(self) -> int:
@@ -50,4 +51,7 @@ class SpooledUpdate(ReadWhenAsked[bytes]):
 
     def _read(self, index: int) -> bytes:
         at, size = self._places[index]
-        return os.pread(self._file, size, at)
+        chunk = os.pread(self._file.fileno(), size, at)  # ValueError once the spool is closed
+        if len(chunk) != size:
+            raise OSError(f"an update that waits on the server's disk has {len(chunk)} of {size} bytes at {at}")
+        return chunk

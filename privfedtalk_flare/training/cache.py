@@ -53,15 +53,13 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def split(self, size: int) -> list[WindowBatch]:
-        """The same windows in batches of at most `size`."""
-        return [WindowBatch(*(getattr(self, field.name)[start:start + size] for field in fields(self)))
-                for start in range(0, len(self), size)]
+    def __getitem__(self, part: slice) -> WindowBatch:
+        return WindowBatch(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Path) -> CachedClip:
     """Loads the clip's latents from `folder`, or encodes them and writes them there by atomic replace."""
-    made_from = (clip.digest, codec_digest, mask_box(clip.frames.shape[1]), FEATURES)
+    made_from = (clip.digest, codec_digest, str(codec.dtype), mask_box(clip.frames.shape[1]), FEATURES)
     path = folder / f"{hashlib.sha256(repr(made_from).encode()).hexdigest()[:40]}.safetensors"
     try:
         tensors = load_file(path)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from privfedtalk_flare.data.clips import Clip, ClipFile, ClipsOnDisk, load_clips, split_clips
-from privfedtalk_flare.data.consent import consent_fault
+from privfedtalk_flare.data.consent import consent_faults
 from privfedtalk_flare.plugins import load_function
 from privfedtalk_flare.settings import DataSettings, SettingsError
 from privfedtalk_flare.training.place import SitePlace
@@ -79,7 +79,7 @@ def gather(data: DataSettings, place: SitePlace, size: int, log: Callable[[str],
             log(f"person {key} is left out: {len(own)} good clips, {data.held_out} of them held out")
             continue
         parts = split_clips(own, data.held_out)
-        people.append(IdentityClips(key, *(ClipsOnDisk(part, of, size) if place.low_memory else part
+        people.append(IdentityClips(key, *(ClipsOnDisk(part, size) if place.low_memory else part
                                            for part in parts)))
     if not people:
         where = "rendered clips" if data.source == "synthetic" else str(place.corpus)
@@ -94,10 +94,7 @@ def _with_consent(files: Sequence[ClipFile], place: SitePlace, log: Callable[[st
     """The clips of people whose consent is on record, where the site demands one."""
     if not place.require_consent:
         return files
-    today, faults = date.today(), {}
-    for file in files:
-        if file.identity not in faults:
-            faults[file.identity] = consent_fault(file.path.parent, today)
+    faults = consent_faults(files, date.today())
     for identity, fault in faults.items():
         if fault:
             log(f"person {opaque(identity, secret_of(place.state))} is left out: {fault}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from privfedtalk_flare.data.clips import ClipError
 from privfedtalk_flare.federation.update import UpdateSpec
 from privfedtalk_flare.generator.adapters import save_shared
 from privfedtalk_flare.generator.memory import peak_memory
@@ -91,26 +92,32 @@ class SiteWork:
             lane.shared.activate()
 
         def failed(person: IdentityClips, error: Exception) -> IdentityUpdate:
-            self.log(f"round {round}: training person {person.key} failed and counts as zero: {error}")
+            self.log(f"round {round}: training {_named(person, error)} failed and counts as zero: {error}")
             return IdentityUpdate(np.zeros(self.spec.size, np.float32), 0.0, len(person.train))
 
         return self._each(f"round {round}", lambda lane, person: lane.train_shared(
             theta, person, self.training, self._rng("adapter", person, round), signal), failed)
 
-    def personalize(self, theta: np.ndarray) -> dict[str, float]:
-        """Trains each identity's own adapter on top of theta, into `state`. Returns the mean final loss, or nothing
-        where it would be one over fewer than `min_identities` people. A person whose training fails has no adapter.
+    def without_adapter(self, theta: np.ndarray) -> list[IdentityClips]:
+        """The people who have no adapter of their own that fits on top of theta."""
+        self._load_both(theta)
+        return [person for person in self.people if self.lanes[0].adapter_fault(self.adapter_path(person))]
+
+    def personalize(self, theta: np.ndarray, people: Sequence[IdentityClips] | None = None) -> dict[str, float]:
+        """Trains the own adapter of each of `people` (None: everybody) on top of theta, into `state`. Returns the mean
+        final loss, or nothing where it would be one over fewer than `min_identities` people. A person whose training
+        fails has no adapter.
         """
         self._load_both(theta)
 
         def failed(person: IdentityClips, error: Exception) -> None:
-            self.log(f"personalize: training person {person.key} failed, who has no adapter now: {error}")
+            self.log(f"personalize: training {_named(person, error)} failed, who has no adapter now: {error}")
             if (path := self.adapter_path(person)).exists():
                 path.replace(path.with_suffix(".previous"))
 
         losses = [loss for loss in self._each("personalize", lambda lane, person: lane.personalize(
-            person, self.personalize_settings, self._rng("personalize", person, 0), self.adapter_path(person)), failed)
-            if loss is not None]
+            person, self.personalize_settings, self._rng("personalize", person, 0), self.adapter_path(person)), failed,
+            people) if loss is not None]
         return {"loss": float(np.mean(losses))} if len(losses) >= self.place.min_identities else {}
 
     @property
@@ -120,9 +127,10 @@ class SiteWork:
         paths = [self.adapter_path(person) for person in self.people]
         return sorted(str(path.relative_to(self.place.state)) for path in paths if path.exists())
 
-    def validate(self, theta: np.ndarray) -> Validation:
-        """Measures every row on the held-out clips and renders sample videos into the job's run folder. Who has no
-        adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
+    def validate(self, theta: np.ndarray, people: Sequence[IdentityClips] | None = None) -> Validation:
+        """Measures every row on the held-out clips of `people` (None: everybody) and renders sample videos into the
+        job's run folder. Who has no adapter of their own is left out of `personalized`, whose measurement fails out of
+        every row."""
         self._load_both(theta)
         for lane in self.lanes:
             _ = lane.embedder
@@ -135,11 +143,11 @@ class SiteWork:
             return lane.validate(theta, person, None if fault else path, self.place.output / "videos")
 
         def failed(person: IdentityClips, error: Exception) -> None:
-            self.log(f"validate: measuring person {person.key} failed, who is left out: {error}")
+            self.log(f"validate: measuring {_named(person, error)} failed, who is left out: {error}")
 
         rows: dict[str, dict[str, list[float]]] = {}
         videos: list[str] = []
-        for measured in self._each("validate", measure, failed):
+        for measured in self._each("validate", measure, failed, people):
             for row, metrics in measured.rows.items() if measured is not None else ():
                 for name, value in metrics.items():
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
@@ -169,9 +177,11 @@ class SiteWork:
             lane.identity.activate()
 
     def _each(self, what: str, task: Callable[[Lane, IdentityClips], T],
-              failed: Callable[[IdentityClips, Exception], T]) -> list[T]:
-        """What `task` makes of every person, in their order; `failed` of those whose data it fails on. A lane takes
-        the next person when it is done with one."""
+              failed: Callable[[IdentityClips, Exception], T],
+              people: Sequence[IdentityClips] | None = None) -> list[T]:
+        """What `task` makes of each of `people` (None: everybody), in their order; `failed` of those whose data it
+        fails on. A lane takes the next person when it is done with one."""
+        people = self.people if people is None else people
         free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in self.lanes:
             free.put(lane)
@@ -185,13 +195,13 @@ class SiteWork:
                 return failed(person, error)
             finally:
                 free.put(lane)
-                self.log(f"{what}: person {next(finished)} of {len(self.people)} done")
+                self.log(f"{what}: person {next(finished)} of {len(people)} done")
 
         if len(self.lanes) == 1:
-            results = [one(person) for person in self.people]
+            results = [one(person) for person in people]
         else:
             with ThreadPoolExecutor(len(self.lanes)) as pool:
-                results = list(pool.map(one, self.people))
+                results = list(pool.map(one, people))
         self.log(f"{what}: at most {peak_memory([lane.device for lane in self.lanes])} of memory so far")
         return results
 
@@ -199,3 +209,8 @@ class SiteWork:
         """Random batches of one identity in one round; the privacy noise is not drawn from here."""
         digest = hashlib.sha256(f"{self.data.seed} {self.site} {person.digest} {what} {round}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def _named(person: IdentityClips, error: Exception) -> str:
+    """The person, for the log: by their opaque name, or, where `error` names their folder, by nothing else."""
+    return "a person" if isinstance(error, ClipError) else f"person {person.key}"

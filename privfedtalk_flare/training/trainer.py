@@ -75,9 +75,12 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
     noise_source = torch.Generator().manual_seed(int(rng.integers(2**63)))
 
     def parts_of() -> Iterator[torch.Tensor]:
-        for part in draw_windows(rng, clips, settings.batch, WINDOW).split(at_once or settings.batch):
-            loss = window_loss(generator, part, settings, noise_source, alignment)
-            yield loss * (len(part) / settings.batch)
+        windows = draw_windows(rng, clips, settings.batch, WINDOW)
+        draws = draw(generator, windows, settings, noise_source)
+        size = at_once or len(windows)
+        for part in (slice(start, start + size) for start in range(0, len(windows), size)):
+            loss = window_loss(generator, windows[part], draws[part], settings, alignment)
+            yield loss * (len(windows[part]) / len(windows))
         if settings.proximal:
             yield settings.proximal * proximal_loss(parameters, anchors)
 
@@ -88,18 +91,35 @@ def train_denoiser(generator: TalkingHeadPipeline, clips: list[CachedClip], para
         generator.denoiser.eval()
 
 
-def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, settings: TrainingSettings,
-                source: torch.Generator, alignment: float = 0.0) -> torch.Tensor:
-    """denoising + tdc * TDC + alignment * squared error of the moved reference, on `windows`, whose timesteps, noise
-    and dropped audio are drawn from `source`."""
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for B windows: timestep `step` (B,) int64, `noise` like their latents, `dropped` (B,) bool: whose
+    audio is left out."""
+
+    step: torch.Tensor
+    noise: torch.Tensor
+    dropped: torch.Tensor
+
+    def __getitem__(self, part: slice) -> Draws:
+        return Draws(self.step[part], self.noise[part], self.dropped[part])
+
+
+def draw(generator: TalkingHeadPipeline, windows: WindowBatch, settings: TrainingSettings,
+         source: torch.Generator) -> Draws:
+    """Drawn for a whole batch, however it is then divided."""
+    drawn = torch.rand(len(windows), generator=source).sqrt()
+    step = (drawn * generator.scheduler.config.num_train_timesteps).long()
+    noise = draw_noise(windows.clean.shape, source)
+    return Draws(step, noise, torch.rand(len(windows), generator=source) < settings.audio_dropout)
+
+
+def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, draws: Draws, settings: TrainingSettings,
+                alignment: float = 0.0) -> torch.Tensor:
+    """denoising + tdc * TDC + alignment * squared error of the moved reference, on `windows`."""
     scheduler, device = generator.scheduler, generator.denoiser.device
     clean, mask = windows.clean.to(device), generator.mask.to(device)
-    drawn = torch.rand(len(clean), generator=source).sqrt()
-    step = (drawn * scheduler.config.num_train_timesteps).long()
-    noise = draw_noise(clean.shape, source).to(device)
-    step = step.to(device)
-    dropped = torch.rand(len(clean), generator=source) < settings.audio_dropout
-    tokens = generator.audio_encoder(windows.audio.to(device), dropped.to(device))
+    step, noise = draws.step.to(device), draws.noise.to(device)
+    tokens = generator.audio_encoder(windows.audio.to(device), draws.dropped.to(device))
     pictures = to_tensor(windows.frames).to(device)
     moved, known = generator.align(pictures, to_tensor(windows.reference).to(device))
     conditions = Conditions(mask, windows.masked.to(device), known, tokens)

@@ -147,7 +147,7 @@ def test_clips_on_disk_are_decoded_when_asked_for_and_must_be_what_they_were(fil
     shutil.copy(film(), path)
     files = [ClipFile("ann", path)]
     (clip,), _ = load_clips(files, print)
-    lazy = ClipsOnDisk([clip], files)
+    lazy = ClipsOnDisk([clip])
     assert len(lazy) == 1 and lazy[0].digest == clip.digest and np.array_equal(lazy[0].frames, clip.frames)
     assert [one.name for one in lazy] == [one.name for one in lazy[:]] == ["one"]
     path.write_bytes(path.read_bytes() + b"\0" * 16)

@@ -121,5 +121,29 @@ def test_a_disk_that_is_full_loses_no_reply(monkeypatch) -> None:
         reply("site-1", ledger={"id": "a" * 32, "count": 1, "head": "b" * 64})))
     _, good = controller._ask("adapter", {}, HEADER, SITES[:1])
     assert len(good) == 1
-    assert "where its ledger stands could not be written: [Errno 28] No space left on device" in \
+    assert "where its ledger stands could not be kept: [Errno 28] No space left on device" in \
         controller._record.notes[0]
+
+
+def test_what_goes_wrong_while_a_reply_is_taken_is_raised_and_not_lost_in_flares_log() -> None:
+    def deliver(callback, data, targets) -> None:
+        assert [callback(reply(site)) for site in targets] == [True, False, True]
+
+    def accept(model: FLModel) -> str:
+        if model.meta["client_name"] == "site-2":
+            raise RuntimeError("a defect")
+        return ""
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        Controller(deliver)._ask("adapter", {}, HEADER, SITES[:3], accept)
+
+
+def test_a_book_of_ledgers_that_cannot_be_read_any_more_loses_no_reply(tmp_path: Path) -> None:
+    def deliver(callback, data, targets) -> None:
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state" / "ledgers.json").write_text("{", encoding="utf-8")
+        assert callback(reply("site-1", ledger={"id": "a" * 32, "count": 1, "head": "b" * 64}))
+
+    controller = Controller(deliver)
+    _, good = controller._ask("adapter", {}, HEADER, SITES[:1])
+    assert len(good) == 1 and "not what this server wrote" in controller._record.notes[0]

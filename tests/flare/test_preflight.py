@@ -134,6 +134,14 @@ def test_people_without_consent_are_said_where_it_is_not_demanded(site):
     assert states(site)["consent"] == FAIL
 
 
+def test_who_has_clips_without_consent_and_who_has_consent_without_clips_make_nobody(site):
+    first, second = sorted(path for path in (site.parent / "clips").iterdir())
+    (first / "consent.yaml").unlink()
+    next(second.glob("*.mp4")).write_bytes(b"x")
+    found, = (one for one in preflight(site, None, []) if one.what == "consent")
+    assert found.state == FAIL and "nobody can take part" in found.remedy
+
+
 def test_another_version_of_tenseal_fails(site, monkeypatch):
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.3.15" if name == "tenseal" else real(name))

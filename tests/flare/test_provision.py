@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from privfedtalk_flare.flare.books import site_at
 from privfedtalk_flare.flare.finding import FAIL
 from privfedtalk_flare.flare.preflight import preflight
 from privfedtalk_flare.flare.provision import SiteBuilder
@@ -51,8 +52,9 @@ def test_every_check_of_a_provisioned_site_passes(kits: Path) -> None:
 
 def test_files_are_the_ones_of_the_project(kits: Path) -> None:
     for name in ("localhost", *SITES):
-        assert (kits / name / "local" / "privfedtalk.yaml").read_bytes() == (ROOT / "poc" / "privfedtalk.yaml"
-                                                                             ).read_bytes()
+        own = (kits / name / "local" / "privfedtalk.yaml").read_text(encoding="utf-8")
+        assert own.startswith((ROOT / "poc" / "privfedtalk.yaml").read_text(encoding="utf-8"))
+        assert yaml.safe_load(own)["state"] == "{workspace}/privfedtalk"  # for one machine
         resources = json.loads((kits / name / "local" / "resources.json").read_text(encoding="utf-8"))
         default = json.loads((kits / name / "local" / "resources.json.default").read_text(encoding="utf-8"))
         assert resources["class_allow_list"] == [*default["class_allow_list"], "privfedtalk_flare."]
@@ -76,7 +78,18 @@ def test_by_default_sites_make_their_own_ledgers_and_files(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout
     kit = tmp_path / "kits" / "privfedtalk_poc" / "prod_00" / "site-1"
     assert not list(kit.rglob("ledger*")) and not (kit / "local" / "privacy.json").exists()
+    assert not (kit / "local" / "privfedtalk.yaml").exists()
     assert json.loads((kit / "local" / "resources.json").read_text(encoding="utf-8"))["allow_log_streaming"] is False
+
+
+def test_at_several_machines_state_lies_outside_the_kit(tmp_path: Path) -> None:
+    done = provision(tmp_path, lambda builders: builders[-1]["args"].pop("one_machine"))
+    assert done.returncode == 0, done.stdout
+    kit = tmp_path / "kits" / "privfedtalk_poc" / "prod_00" / "site-1"
+    place, files = site_at(kit)
+    assert not place.state.is_relative_to(kit) and files.key == kit / "local" / "ledger.key"
+    assert not list(kit.rglob("ledger*"))
+    assert (kit / "local" / "privfedtalk.yaml").read_bytes() == (ROOT / "poc" / "privfedtalk.yaml").read_bytes()
 
 
 def test_without_the_builder_that_writes_the_resources_it_says_where_it_belongs(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
@@ -109,6 +110,44 @@ def test_a_job_with_another_mechanism_cannot_go_on(tmp_path: Path, change: dict,
     assert other.theta == {}
 
 
+def test_a_step_that_sites_refused_is_taken_back_on_disk_as_well(tmp_path: Path) -> None:
+    state = a_state()
+    a_round(state, 1)
+    theta, told, clip_norm = state.theta, state.told(), state.clip_norm
+    a_round(state, 2)
+    assert state.take_back() and not state.take_back()
+    path = state.save(tmp_path / "first.safetensors", header(2))
+    later = a_state()
+    assert later.resume(path) == 2  # it cost what it cost, and is not done again
+    for one in (state, later):
+        np.testing.assert_array_equal(one.theta[p.PLAIN], theta[p.PLAIN])
+        assert one.told() == told and one.clip_norm == clip_norm
+        assert one._record.rounds[1].epsilon["receivers"] == 4.0
+        assert one._record.rounds[1].words.startswith("Most sites refused this step: it was taken back.")
+    assert not later.take_back()  # whose last step an earlier job took
+
+
+def test_the_very_first_step_can_be_taken_back(tmp_path: Path) -> None:
+    state = a_state()
+    a_round(state, 1)
+    assert state.take_back() and state.told()[p.ZERO]
+    later = a_state()
+    assert later.resume(state.save(tmp_path / "first.safetensors", header(1))) == 1
+    assert later.told()[p.ZERO] and later.clip_norm == PRIVACY.clip_norm
+    a_round(later, 2)
+    assert later.theta[p.PLAIN].any()
+
+
+def test_a_job_with_fewer_rounds_than_are_finished_cannot_go_on(tmp_path: Path) -> None:
+    first = a_state()
+    for number in (1, 2):
+        a_round(first, number)
+    path = first.save(tmp_path / "first.safetensors", header(2))
+    with pytest.raises(SettingsError, match=r"rounds\.rounds is 1, but the job of first\.safetensors has finished 2"):
+        a_state(rounds=replace(ROUNDS, rounds=1)).resume(path)
+    assert a_state(rounds=replace(ROUNDS, rounds=2)).resume(path) == 2
+
+
 def test_more_rounds_other_phases_and_another_budget_may_differ(tmp_path: Path) -> None:
     first = a_state()
     a_round(first, 1)
@@ -151,7 +190,12 @@ def test_an_update_for_which_there_is_no_room_is_refused_and_the_round_goes_on(t
     second = spool.keep([two, one])
     assert list(first) == [one] and list(second) == [two, one] and second[-1:] == [one]
     assert list(tmp_path.iterdir()) == []  # nothing to clean up, however this process ends
+    os.truncate(spool._file.fileno(), 1000)
+    with pytest.raises(OSError, match="an update that waits on the server's disk has 300 of 700 bytes at 700"):
+        list(second)
     spool.close()
+    with pytest.raises(ValueError, match="closed file"):
+        list(first)
     aggregator = ISFAAggregator({"mode": "uniform"}, PLAIN)
     reply = {site: FLModel(params_type=ParamsType.FULL, params={p.PLAIN: np.ones(SIZE, np.float32)}, meta={
         **header(1), p.VALUES: SIZE, p.IDENTITIES: 1, "client_name": site}) for site in SITES[:2]}

@@ -58,7 +58,7 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
     shutil.copytree(ROOT / "poc", tmp_path / "poc")
     project = yaml.safe_load(on_a_free_port(tmp_path / "project").read_text(encoding="utf-8"))
     finish = project["builders"][-1]["args"]
-    del finish["ledger"]
+    del finish["one_machine"]
     finish.update(site_file=str(tmp_path / "poc" / "privfedtalk.yaml"), policy=str(tmp_path / "poc" / "privacy.json"))
     (tmp_path / "poc" / "project.yml").write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
     kits, job = tmp_path / "kits" / "privfedtalk_poc" / "prod_00", tmp_path / "to-submit"

@@ -71,6 +71,8 @@ def test_the_cache_is_written_once_and_read_back(clip, tmp_path):
     assert torch.equal(first.latents, second.latents) and first.audio.shape == (30, 32, 20)
     cache_clip(clip, codec, "another", tmp_path)
     assert len(list(tmp_path.iterdir())) == 2  # keyed by the backbone too
+    cache_clip(clip, codec.bfloat16(), "digest", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3  # and by its precision
 
 
 def test_a_torn_cache_file_is_written_anew(clip, tmp_path):
@@ -108,6 +110,23 @@ def test_training_depends_on_its_own_random_state_alone(cached):
         return shared.read()
 
     assert np.allclose(run(1), run(1), atol=1e-6) and not np.allclose(run(1), run(2), atol=1e-6)
+
+
+def test_a_batch_that_goes_through_in_parts_trains_as_one_that_goes_through_whole(cached):
+    def run(at_once):
+        generator = TalkingHeadPipeline.build(0)
+        generator.denoiser.requires_grad_(False)
+        torch.nn.init.normal_(generator.denoiser.conv_out.weight, std=0.1,
+                              generator=torch.Generator().manual_seed(0))
+        shared = SharedAdapter(generator.denoiser, 8, 1.0, "b")
+        train_denoiser(generator, [cached], shared.parameters(), dataclasses.replace(QUICK, batch=4, tdc=0.5),
+                       np.random.default_rng(1), at_once=at_once)
+        return shared.read()
+
+    whole = run(None)
+    for at_once in (1, 3):
+        parts = run(at_once)
+        assert np.linalg.norm(parts - whole) < 0.02 * np.linalg.norm(whole)
 
 
 def test_the_codec_learns(rendered):
