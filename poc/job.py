@@ -29,7 +29,7 @@ from privfedtalk_flare.settings import (
 ADMIN = "admin@privfedtalk.local"
 
 
-def study(rounds: int, steps: int) -> PrivFedTalkRecipe:
+def study(rounds: int, steps: int, min_sites: int) -> PrivFedTalkRecipe:
     """The job. Leave `data` out to train on the sites' own clips."""
     return PrivFedTalkRecipe(
         "study",
@@ -37,7 +37,7 @@ def study(rounds: int, steps: int) -> PrivFedTalkRecipe:
         training=TrainingSettings(steps=steps, tdc=0.5),
         reliability=ReliabilitySettings(mode="metadata", gamma=1.0),
         privacy=PrivacySettings(noise_multiplier=2.0, clip_norm=0.004, epsilon_max=10.0),
-        rounds=RoundSettings(rounds=rounds, min_sites=2),
+        rounds=RoundSettings(rounds=rounds, min_sites=min_sites),
     )
 
 
@@ -48,8 +48,9 @@ def main() -> int:
     parser.add_argument("--user", default=ADMIN, help=f"poc and prod: who submits (default {ADMIN})")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the shared adapter (default 3)")
     parser.add_argument("--steps", type=int, default=20, help="steps of a person in a round (default 20)")
+    parser.add_argument("--min-sites", type=int, default=2, help="sites for which it waits (default 2)")
     parsed = parser.parse_args()
-    recipe = study(parsed.rounds, parsed.steps)
+    recipe = study(parsed.rounds, parsed.steps, parsed.min_sites)
     if parsed.env == "sim":
         env = SimEnv(num_clients=2, workspace_root=str(Path("runs/sim").resolve()))
     elif parsed.env == "poc":

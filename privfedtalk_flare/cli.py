@@ -11,6 +11,10 @@ JOBS = ("privfedtalk", "privfedtalk_sealed", "backbone", "fedavg", "fedprox")
 """Names of `flare.recipe.VARIANTS`, here so that help needs no import; a test keeps them equal."""
 
 
+STUDIES = ("ablation", "heterogeneity", "methods", "privacy", "scale")
+"""Names of `study/shipped/*.yaml`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code: 0, or 1 with one line on stderr that says what to do."""
     parsed = build_parser().parse_args(arguments)
@@ -32,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_personalize(commands)
     _add_summary(commands)
+    _add_study(commands)
     _add_job(commands)
     _add_data(commands)
     _add_backbone(commands)
@@ -114,6 +119,27 @@ def _summary(parsed: argparse.Namespace) -> None:
     from privfedtalk_flare.evaluation.summary import load_summary, summary_table
 
     print(summary_table(load_summary(parsed.path)))
+
+
+def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    study = commands.add_parser("study", help="run a matrix of jobs in FLARE's simulator, and compare them")
+    study.add_argument("study", metavar="STUDY", help=f"a STUDY.yaml, or a shipped one: {', '.join(STUDIES)}")
+    study.add_argument("--out", type=Path, help="folder for all of it (default runs/study-<name>); what is "
+                       "there is not run again")
+    study.set_defaults(run=_study)
+
+
+def _study(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.files import READABLE, write_whole
+    from privfedtalk_flare.study.plan import load_study
+    from privfedtalk_flare.study.results import Results
+    from privfedtalk_flare.study.runner import run_study
+    from privfedtalk_flare.study.told import as_text
+
+    study = load_study(parsed.study)
+    out = parsed.out or Path("runs") / f"study-{study.name}"
+    text = as_text(Results(study, run_study(study, out, lambda line: print(line, flush=True))))
+    print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
 
 
 def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,15 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "privfedtalk_flare"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
-TOP = ("flare", "cli.py")
+TOP = ("flare", "study", "cli.py")
 BELOW = {  # room -> rooms it may not import
-    "data": ("training", "federation", "privacy", "encryption", "evaluation", "flare", "cli"),
-    "generator": ("training", "privacy", "encryption", "evaluation", "flare", "cli"),
-    "federation": ("data", "generator", "training", "privacy", "encryption", "evaluation", "flare", "cli"),
-    "privacy": ("data", "generator", "training", "encryption", "evaluation", "flare", "cli"),
-    "encryption": ("data", "generator", "training", "privacy", "evaluation", "flare", "cli"),
-    "evaluation": ("training", "federation", "privacy", "encryption", "flare", "cli"),
-    "training": ("privacy", "encryption", "flare", "cli"),
+    "data": ("study", "training", "federation", "privacy", "encryption", "evaluation", "flare", "cli"),
+    "generator": ("study", "training", "privacy", "encryption", "evaluation", "flare", "cli"),
+    "federation": ("study", "data", "generator", "training", "privacy", "encryption", "evaluation", "flare", "cli"),
+    "privacy": ("study", "data", "generator", "training", "encryption", "evaluation", "flare", "cli"),
+    "encryption": ("study", "data", "generator", "training", "privacy", "evaluation", "flare", "cli"),
+    "evaluation": ("study", "training", "federation", "privacy", "encryption", "flare", "cli"),
+    "training": ("study", "privacy", "encryption", "flare", "cli"),
 }
 
 

@@ -123,9 +123,10 @@ class Lane:
 
     def _train(self, adapter: SharedAdapter | IdentityAdapter, person: IdentityClips, training: TrainingSettings,
                rng: np.random.Generator) -> float:
-        return train_denoiser(self.generator, self._cached(person), adapter.parameters(), training, rng,
+        return train_denoiser(self.generator, self.cached(person), adapter.parameters(), training, rng,
                               at_once=1 if self.place.low_memory else None)
 
-    def _cached(self, person: IdentityClips) -> list[CachedClip]:
+    def cached(self, person: IdentityClips) -> list[CachedClip]:
+        """A person's training clips, through the codec once."""
         folder = self.place.state / "cache"
         return [cache_clip(clip, self.generator.codec, self.generator.digest, folder) for clip in person.train]

@@ -30,7 +30,7 @@ from privfedtalk_flare.training.backbone_site import BackboneReply, BackboneSite
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.lane import IdentityUpdate, Lane
 from privfedtalk_flare.training.place import SitePlace
-from privfedtalk_flare.training.validation import PersonValidation, Validation
+from privfedtalk_flare.training.validation import PersonValidation, Validation, save_validation
 
 T = TypeVar("T")
 
@@ -129,8 +129,8 @@ class SiteWork:
 
     def validate(self, theta: np.ndarray, people: Sequence[IdentityClips] | None = None) -> Validation:
         """Measures every row on the held-out clips of `people` (None: everybody) and renders sample videos into the
-        job's run folder. Who has no adapter of their own is left out of `personalized`, whose measurement fails out of
-        every row."""
+        job's run folder, with `validation.json`, person by person, for the site's own eyes. Who has no adapter of their
+        own is left out of `personalized`, whose measurement fails out of every row."""
         self._load_both(theta)
         for lane in self.lanes:
             _ = lane.embedder
@@ -147,7 +147,11 @@ class SiteWork:
 
         rows: dict[str, dict[str, list[float]]] = {}
         videos: list[str] = []
-        for measured in self._each("validate", measure, failed, people):
+        people = self.people if people is None else people
+        found = self._each("validate", measure, failed, people)
+        save_validation(self.place.output, {person.digest: measured.rows for person, measured
+                                            in zip(people, found, strict=True) if measured is not None})
+        for measured in found:
             for row, metrics in measured.rows.items() if measured is not None else ():
                 for name, value in metrics.items():
                     rows.setdefault(row, {}).setdefault(name, []).append(value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from privfedtalk_flare.data.media import SYNTHETIC_TAG, write_mp4
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
-from privfedtalk_flare.files import replaced
+from privfedtalk_flare.files import replaced, write_whole
 from privfedtalk_flare.generator.pipeline import feather
 from privfedtalk_flare.training.corpus import IdentityClips
 
+FILE_NAME = "validation.json"
 ADAPTERS = ("backbone", "shared", "personalized")
 
 
@@ -35,6 +37,14 @@ class PersonValidation:
 
     rows: dict[str, dict[str, float]]
     videos: list[str]
+
+
+def save_validation(folder: Path, people: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Path:
+    """Writes `validation.json`: person (digest) -> row -> metric -> value, null where a clip leaves it undefined.
+    PRIVATE to the site, as the videos beside it: file mode 0600."""
+    told = {person: {row: {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+                     for row, metrics in rows.items()} for person, rows in sorted(people.items())}
+    return write_whole(folder / FILE_NAME, json.dumps(told, indent=1, allow_nan=False).encode())
 
 
 def pixel_mask(size: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
 def test_one_study_in_the_simulator_and_as_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVFLARE_POC_WORKSPACE", str(tmp_path / "poc"))
     for place, sites in (("sim", ("site-1", "site-2")), ("poc", ("site-1", "site-2", "site-3"))):
-        told = Shell().type(f"python poc/job.py --env {place} {BRIEFLY}")
+        told = Shell().type(f"python poc/job.py --env {place} {BRIEFLY} --min-sites {len(sites)}")
         assert "Held-out clips" in told and "Rounds of the shared adapter" in told
         assert all(site in told for site in sites)
     wait_for(lambda: not processes_under(tmp_path / "poc"), "every process to be gone", 60)

@@ -1,0 +1,209 @@
+"""What a study asks: `STUDY.yaml`, read into frozen dataclasses.
+
+    name: methods
+    question: Does training together help?
+    seeds: [1, 2, 3]                 # each renders other people
+    row: shared                      # the adapter that is compared: shared or personalized
+    corpus: {sites: 4, people: 2, clips: [3, 3, 8, 8], seconds: 2.0}
+    job:                             # settings of every run, section by section, as in a job's configuration
+      privacy: {mechanism: "off"}
+    variants:                        # by name: what is different in each
+      fedavg: {reliability: {mode: counts}}
+      isfa: {}
+      local: {method: local}
+      damaged: {corpus: {damage: noise, damaged: 2}, seeds: [1]}
+    compare:                         # the first less the second, paired by person; at these sites, or all undamaged
+      - [isfa, fedavg]
+      - [isfa, local, [site-1, site-2]]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from privfedtalk_flare.flare.recipe import SECTIONS, PrivFedTalkRecipe
+from privfedtalk_flare.settings import SettingsError, parse, setting
+
+DAMAGES = ("none", "noise", "flicker", "blur", "late", "mixed")
+METHODS = ("federated", "local", "pooled")
+RUNNABLE = tuple(section for section in SECTIONS if section not in ("data", "backbone"))
+_KEYS = ("name", "question", "seeds", "row", "corpus", "job", "variants", "compare")
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """The people of a run: rendered, the same for every variant that asks for the same, at every site others."""
+
+    sites: int = setting(4, "sites", low=1, high=64)
+    people: int = setting(2, "people at each site", low=1)
+    clips: tuple[int, ...] = setting((6,), "clips of each person, held-out one included: one number for all sites, or "
+                                           "one for each")
+    seconds: float = setting(2.0, "length of a clip", low=1.0, high=60.0)
+    accent: float = setting(1.0, "how differently than the backbone's people their lips shape the same sounds", low=0.0,
+                            high=1.0)
+    damage: str = setting("none", "what is wrong with every clip of the damaged sites", choices=DAMAGES)
+    damaged: int = setting(0, "how many sites are damaged, counted from the last one", low=0)
+    strength: float = setting(1.0, "of the damage; 1 is plain to see", low=0.0)
+
+    def clips_of(self, site: int) -> int:
+        """Clips of each person at site number `site`, from 0 on."""
+        return self.clips[0] if len(self.clips) == 1 else self.clips[site]
+
+    @property
+    def names(self) -> list[str]:
+        return [f"site-{number + 1}" for number in range(self.sites)]
+
+    @property
+    def good(self) -> list[str]:
+        """The sites that are not damaged."""
+        return self.names[:self.sites - self.damaged]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of the matrix. `method`: trained by federation, by each site alone, or by one trainer that has all
+    clips (for comparison only). `aggregator`: a class path, "" for the method's own."""
+
+    name: str
+    method: str
+    aggregator: str
+    corpus: CorpusSpec
+    sections: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The variant `first` less `second`, at `sites`; at every site that neither damages where there is none."""
+
+    first: str
+    second: str
+    sites: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """The whole of a `STUDY.yaml`."""
+
+    name: str
+    question: str
+    row: str
+    variants: Mapping[str, Variant]
+    compare: tuple[Comparison, ...]
+
+    @property
+    def runs(self) -> list[tuple[Variant, int]]:
+        """Every (variant, seed): all variants of a seed before the next seed, so that a part of a study compares."""
+        seeds = dict.fromkeys(seed for variant in self.variants.values() for seed in variant.seeds)
+        return [(variant, seed) for seed in seeds for variant in self.variants.values() if seed in variant.seeds]
+
+
+def load_study(name: str) -> Study:
+    """The study in file `name`, or the shipped one of that name. Raises `SettingsError`, which names the place."""
+    import yaml
+
+    path = Path(name)
+    if not path.is_file():
+        shipped = {one.stem: one for one in _shipped()}
+        if name not in shipped:
+            raise SettingsError(f"study {name!r}: no such file, and no shipped study; the choices are "
+                                f"{', '.join(sorted(shipped))}")
+        path = shipped[name]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    return parse_study(content, str(path))
+
+
+def _shipped() -> list[Path]:
+    return sorted(Path(str(resources.files("privfedtalk_flare.study"))).glob("shipped/*.yaml"))
+
+
+def parse_study(content: Any, where: str) -> Study:
+    """`content` as YAML has it. Every variant's job is built once, so that a mistake does not wait for its turn."""
+    _known(content, _KEYS, where)
+    for key in ("name", "question", "seeds", "variants"):
+        if not content.get(key):
+            raise SettingsError(f"{where}: {key} is missing")
+    seeds, row = _seeds(content["seeds"], where), content.get("row", "shared")
+    if row not in ("shared", "personalized"):
+        raise SettingsError(f"{where}: row {row!r}; the choices are shared, personalized")
+    base = _sections(content.get("job") or {}, RUNNABLE, f"{where}: job")
+    variants = {}
+    for name, told in content["variants"].items():
+        place = f"{where}: variants.{name}"
+        told = told or {}
+        _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), place)
+        own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, place)
+        merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in {**base, **own}}
+        corpus = parse(CorpusSpec, {**(content.get("corpus") or {}), **(told.get("corpus") or {})}, f"{place}.corpus")
+        method = told.get("method", "federated")
+        if method not in METHODS:
+            raise SettingsError(f"{place}.method: {method!r}; the choices are {', '.join(METHODS)}")
+        _check_corpus(corpus, f"{place}.corpus")
+        variant = Variant(str(name), method, told.get("aggregator", ""), corpus, merged,
+                          _seeds(told["seeds"], place) if "seeds" in told else seeds)
+        recipe_of(variant, 1 if method == "local" else corpus.sites, 0)
+        variants[variant.name] = variant
+    compare = tuple(_comparison(told, variants, f"{where}: compare") for told in content.get("compare") or ())
+    return Study(str(content["name"]), str(content["question"]), row, variants, compare)
+
+
+def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
+    if not (isinstance(told, list) and len(told) in (2, 3) and set(told[:2]) <= set(variants)):
+        raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)}, and a list of sites or nothing")
+    first, second, sites = (*told, [])[:3]
+    known = variants[first].corpus.names
+    if not (isinstance(sites, list) and set(sites) <= set(known)):
+        raise SettingsError(f"{where}: sites {sites!r}; the choices are {', '.join(known)}")
+    return Comparison(first, second, tuple(sites))
+
+
+def recipe_of(variant: Variant, sites: int, seed: int) -> PrivFedTalkRecipe:
+    """The job of a variant at so many sites, which find their clips in their own corpora."""
+    rounds = {"min_sites": sites, **variant.sections.get("rounds", {})}
+    return PrivFedTalkRecipe("study", data={"source": "site", "seed": seed}, **{**variant.sections, "rounds": rounds})
+
+
+def as_plain(variant: Variant) -> dict[str, Any]:
+    """All that decides what a run of this variant gives, as JSON has it."""
+    return {"method": variant.method, "aggregator": variant.aggregator, "corpus": dataclasses.asdict(variant.corpus),
+            "sections": {name: dict(values) for name, values in sorted(variant.sections.items())}}
+
+
+def _check_corpus(corpus: CorpusSpec, where: str) -> None:
+    if len(corpus.clips) not in (1, corpus.sites) or min(corpus.clips) < 2:
+        raise SettingsError(f"{where}.clips: {list(corpus.clips)}; give one number, or one for each of the "
+                            f"{corpus.sites} sites, each at least 2: one clip is held out")
+    if corpus.damaged >= corpus.sites or (corpus.damaged > 0) != (corpus.damage != "none"):
+        raise SettingsError(f"{where}: damage {corpus.damage!r} at {corpus.damaged} of {corpus.sites} sites; name a "
+                            "damage and fewer sites than there are, or neither")
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    if not (isinstance(value, list) and value and all(type(seed) is int and seed >= 0 for seed in value)):
+        raise SettingsError(f"{where}: seeds {value!r} must be a list of integers, 0 or more")
+    return tuple(value)
+
+
+def _sections(content: Any, known: tuple[str, ...], where: str) -> dict[str, dict[str, Any]]:
+    _known(content, known, where)
+    for name, values in content.items():
+        if not isinstance(values, Mapping):
+            raise SettingsError(f"{where}.{name}: expected settings, got {values!r}")
+    return {name: dict(values) for name, values in content.items()}
+
+
+def _known(content: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{where}: expected a mapping, got {content!r:.60}")
+    if unknown := sorted(str(key) for key in content if key not in known):
+        raise SettingsError(f"{where}: unknown key {', '.join(unknown)}; the choices are {', '.join(known)}")
+
+

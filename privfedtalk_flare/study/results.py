@@ -1,0 +1,111 @@
+"""What a study's runs say: means over people, and differences paired by person, each with its 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from privfedtalk_flare.evaluation.summary import METRICS
+from privfedtalk_flare.study.plan import Study
+
+Values = dict[tuple[int, str], float]
+"""(seed, person) -> value of one metric."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `people`, with the ends of its 95 % interval (Student's t over people; nan for one), and the mean of
+    each seed by itself."""
+
+    mean: float
+    low: float
+    high: float
+    people: int
+    by_seed: dict[int, float]
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval leaves out 0, and every seed says the same sign."""
+        signs = {math.copysign(1, value) for value in self.by_seed.values()}
+        return (self.low > 0 or self.high < 0) and len(signs) == 1
+
+
+def estimate(values: Mapping[tuple[int, str], float]) -> Estimate | None:
+    """The mean of (seed, person) -> value and its interval; None where there is no finite value.
+
+    >>> estimate({(1, "a"): 1.0, (1, "b"): 2.0, (2, "c"): 3.0, (2, "d"): float("nan")}).by_seed
+    {1: 1.5, 2: 3.0}
+    """
+    import numpy as np
+    from scipy import stats
+
+    finite = {at: value for at, value in values.items() if math.isfinite(value)}
+    if not finite:
+        return None
+    found = np.array(list(finite.values()))
+    half = (float(stats.t.ppf(0.975, len(found) - 1)) * found.std(ddof=1) / math.sqrt(len(found))
+            if len(found) > 1 else math.nan)
+    seeds = sorted({seed for seed, _ in finite})
+    by_seed = {seed: float(np.mean([value for (one, _), value in finite.items() if one == seed])) for seed in seeds}
+    return Estimate(float(found.mean()), float(found.mean() - half), float(found.mean() + half), len(found), by_seed)
+
+
+class Results:
+    """All results of a study that are there, ready to be asked."""
+
+    def __init__(self, study: Study, results: Sequence[Mapping[str, Any]]) -> None:
+        self.study = study
+        self._of: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for result in results:
+            self._of.setdefault(result["variant"], {})[result["seed"]] = result
+
+    @property
+    def variants(self) -> list[str]:
+        """The variants with at least one run, in the study's order."""
+        return [name for name in self.study.variants if name in self._of]
+
+    def runs(self, variant: str) -> dict[int, Mapping[str, Any]]:
+        """Seed -> result."""
+        return self._of.get(variant, {})
+
+    def values(self, variant: str, row: str, metric: str, sites: Iterable[str] | None = None) -> Values:
+        """Every person's value at `sites` (None: all). One trainer for all has no sites: its people are found where a
+        federated run of the same seed has them."""
+        wanted = None if sites is None else set(sites)
+        found: Values = {}
+        for seed, result in self.runs(variant).items():
+            for site, people in result["people"].items():
+                for person, rows in people.items():
+                    at = self._site_of(seed, person) if site == "pooled" else site
+                    value = rows.get(row, {}).get(metric)
+                    if value is not None and (wanted is None or at in wanted):
+                        found[seed, person] = value
+        return found
+
+    def mean(self, variant: str, row: str, metric: str, sites: Iterable[str] | None = None) -> Estimate | None:
+        return estimate(self.values(variant, row, metric, sites))
+
+    def difference(self, first: str, second: str, row: str, metric: str,
+                   sites: Iterable[str] | None = None) -> Estimate | None:
+        """The first less the second, of the people whom both have."""
+        one, other = (self.values(name, row, metric, sites) for name in (first, second))
+        return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
+
+    def good(self, *variants: str) -> list[str]:
+        """The sites that no run of these variants damages."""
+        names = [set(self.study.variants[name].corpus.good) for name in variants]
+        return sorted(set.intersection(*names))
+
+    def _site_of(self, seed: int, person: str) -> str:
+        for runs in self._of.values():
+            for site, people in runs[seed]["people"].items() if seed in runs else ():
+                if site != "pooled" and person in people:
+                    return site
+        return ""
+
+
+def metrics_of(results: Results, row: str) -> list[str]:
+    """The metrics that any run has for this row, in the table's order."""
+    return [name for name in METRICS if any(results.values(variant, row, name) for variant in results.variants)]

@@ -1,0 +1,99 @@
+"""A study's results as tables, in Markdown: what `RESULTS.md` and the terminal show, and the report builds on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from privfedtalk_flare.evaluation.summary import METRICS
+from privfedtalk_flare.study.results import Estimate, Results, metrics_of
+
+Table = tuple[list[str], list[list[str]]]
+"""Head and lines, all text."""
+
+_THREE = ("ssim", "sync", "identity", "motion_ratio")
+SHOWN = ("psnr_mask", "ssim", "sync", "identity", "flicker", "flicker_gap", "motion_ratio")
+"""Metrics of the headline tables; the full ones have all."""
+
+
+def heading(metric: str) -> str:
+    """The name of a metric, with its unit and direction, on one line."""
+    return " ".join(METRICS[metric].split())
+
+
+def means(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
+    """A line a variant: each metric's mean over people and half its 95 % interval. The real clips, and copies of a
+    still picture, come first, as the first variant's runs measured them."""
+    known = [name for name in metrics_of(results, row) if name in metrics]
+    lines = []
+    for control in ("ground_truth", "copy_reference", "backbone"):
+        first = results.variants[0]
+        lines.append([f"*{control}*", *(_mean(results.mean(first, control, name), name) for name in known), ""])
+    for variant in results.variants:
+        seconds = [run["seconds"] for run in results.runs(variant).values()]
+        lines.append([variant, *(_mean(results.mean(variant, row, name), name) for name in known),
+                      f"{sum(seconds) / len(seconds):.0f} s"])
+    return ["", *map(heading, known), "a run"], lines
+
+
+def differences(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
+    """A line for each pair that the study compares: difference and interval, on the people of undamaged sites. Bold
+    where the interval leaves out 0 and all seeds agree."""
+    known = [name for name in metrics_of(results, row) if name in metrics]
+    lines = []
+    for pair in results.study.compare:
+        sites = pair.sites or results.good(pair.first, pair.second)
+        found = [results.difference(pair.first, pair.second, row, name, sites) for name in known]
+        people = max((one.people for one in found if one is not None), default=0)
+        if people:
+            where = f" at {', '.join(pair.sites)}" if pair.sites else ""
+            shown = [_difference(one, name) for one, name in zip(found, known, strict=True)]
+            lines.append([f"{pair.first} - {pair.second}{where}", *shown, str(people)])
+    return ["", *map(heading, known), "people"], lines
+
+
+def as_markdown(table: Table) -> str:
+    """The table as Markdown, numbers to the right."""
+    head, lines = table
+    ruler = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ruler, *lines))
+
+
+def as_latex(table: Table) -> str:
+    """The table as a LaTeX `tabular`."""
+    head, lines = table
+    escaped = [[_latex(cell) for cell in cells] for cells in (head, *lines)]
+    body = [" & ".join(cells) + r" \\" for cells in escaped]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", body[0], r"\hline", *body[1:],
+                      r"\end{tabular}"])
+
+
+def _latex(cell: str) -> str:
+    text = cell.replace("±", r"$\pm$").replace("_", r"\_").replace("%", r"\%")
+    if text.startswith("**"):
+        return rf"\textbf{{{text.strip('*')}}}"
+    return rf"\emph{{{text.strip('*')}}}" if text.startswith("*") else text
+
+
+def _mean(told: Estimate | None, name: str) -> str:
+    if told is None:
+        return "-"
+    half = told.high - told.mean
+    return _number(told.mean, name) + (f" ± {_number(half, name)}" if math.isfinite(half) and half > 0 else "")
+
+
+def _difference(told: Estimate | None, name: str) -> str:
+    if told is None:
+        return "-"
+    text = f"{told.mean:+.{_digits(name)}f}"
+    if math.isfinite(told.low):
+        text += f" [{told.low:+.{_digits(name)}f}, {told.high:+.{_digits(name)}f}]"
+    return f"**{text}**" if told.settled else text
+
+
+def _number(value: float, name: str) -> str:
+    return f"{value:.{_digits(name)}f}"
+
+
+def _digits(name: str) -> int:
+    return 3 if name in _THREE else 2

@@ -1,0 +1,67 @@
+"""A study's file: what it may say, and that a mistake in it is found before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from privfedtalk_flare.cli import STUDIES
+from privfedtalk_flare.settings import SettingsError
+from privfedtalk_flare.study.plan import Comparison, load_study, parse_study, recipe_of
+
+SMALL = {"name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 3, "clips": [2, 3, 4]},
+         "job": {"privacy": {"mechanism": "off"}, "training": {"steps": 4}},
+         "variants": {"one": None, "two": {"training": {"tdc": 0.0}, "seeds": [1]}},
+         "compare": [["one", "two"], ["one", "two", ["site-2"]]]}
+
+
+def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
+    study = parse_study(SMALL, "study.yaml")
+    two = study.variants["two"]
+    assert dict(two.sections["training"]) == {"steps": 4, "tdc": 0.0} and two.seeds == (1,)
+    assert [(variant.name, seed) for variant, seed in study.runs] == [("one", 1), ("two", 1), ("one", 2)]
+    assert study.compare == (Comparison("one", "two"), Comparison("one", "two", ("site-2",)))
+    recipe = recipe_of(two, 3, 7)
+    assert (recipe.training.steps, recipe.training.tdc, recipe.rounds.min_sites, recipe.data.seed) == (4, 0.0, 3, 7)
+    assert recipe.privacy.mechanism == "off" and recipe.data.source == "site"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"seeds": []}, "seeds is missing"),
+    ({"seeds": [-1]}, r"seeds \[-1\] must be a list of integers"),
+    ({"sheeds": [1]}, "unknown key sheeds; the choices are name, question, seeds"),
+    ({"row": "best"}, "row 'best'; the choices are shared, personalized"),
+    ({"job": {"data": {"people": 3}}}, "unknown key data; the choices are adapter, training"),
+    ({"job": {"training": 4}}, "job.training: expected settings, got 4"),
+    ({"variants": {"one": {"training": {"stepps": 3}}}}, "unknown setting 'stepps'"),
+    ({"variants": {"one": {"method": "magic"}}}, "'magic'; the choices are federated, local, pooled"),
+    ({"corpus": {"sites": 2, "clips": [2, 2, 2]}}, "give one number, or one for each of the 2 sites"),
+    ({"corpus": {"clips": [1]}}, "each at least 2: one clip is held out"),
+    ({"corpus": {"damage": "noise"}}, "damage 'noise' at 0 of 4 sites"),
+    ({"corpus": {"damage": "rust", "damaged": 1}}, "'rust'; the choices are none, noise"),
+    ({"variants": {"one": {"adapter": {"train": "both"}, "privacy": {"mechanism": "gaussian"}}}}, "train"),
+    ({"compare": [["one", "three"]]}, "give two of one, two"),
+    ({"compare": [["one", "two", ["site-9"]]]}, "the choices are site-1, site-2, site-3")])
+def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_study({**SMALL, **change}, "study.yaml")
+
+
+def test_the_shipped_studies_can_be_read_and_no_others_are_named() -> None:
+    for name in STUDIES:
+        study = load_study(name)
+        assert study.name == name and study.runs and study.compare
+    folder = Path(__file__).resolve().parents[2] / "privfedtalk_flare" / "study" / "shipped"
+    assert tuple(sorted(path.stem for path in folder.glob("*.yaml"))) == STUDIES
+    with pytest.raises(SettingsError, match="no such file, and no shipped study; the choices are ablation"):
+        load_study("wishes")
+
+
+def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    assert load_study(str(tmp_path / "mine.yaml")).name == "small"
+    (tmp_path / "mine.yaml").write_text("name: [", encoding="utf-8")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        load_study(str(tmp_path / "mine.yaml"))

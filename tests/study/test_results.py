@@ -1,0 +1,89 @@
+"""What runs say: means, paired differences, intervals, tables."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from privfedtalk_flare.study.plan import parse_study
+from privfedtalk_flare.study.results import Results, estimate
+from privfedtalk_flare.study.tables import as_latex, as_markdown, differences, means
+from privfedtalk_flare.study.told import as_text
+
+STUDY = parse_study({
+    "name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 2, "people": 2},
+    "job": {"privacy": {"mechanism": "off"}},
+    "variants": {"one": {}, "two": {}, "all": {"method": "pooled"},
+                 "bad": {"corpus": {"damage": "noise", "damaged": 1}}},
+    "compare": [["one", "two"], ["one", "all"], ["one", "two", ["site-2"]], ["one", "bad"]]}, "study.yaml")
+
+
+def result(variant: str, seed: int, psnr: dict[str, dict[str, float | None]]) -> dict:
+    return {"variant": variant, "seed": seed, "seconds": 60.0, "summary": None, "made_from": {}, "people": {
+        site: {person: {"shared": {"psnr_mask": value}, "ground_truth": {"psnr_mask": 100.0}}
+               for person, value in people.items()} for site, people in psnr.items()}}
+
+
+RESULTS = Results(STUDY, [
+    result("one", 1, {"site-1": {"a": 20.0, "b": 22.0}, "site-2": {"c": 30.0, "d": None}}),
+    result("two", 1, {"site-1": {"a": 19.0, "b": 21.5}, "site-2": {"c": 28.0, "d": 9.0}}),
+    result("one", 2, {"site-1": {"a": 21.0}}), result("two", 2, {"site-1": {"a": 20.0}}),
+    result("all", 1, {"pooled": {"a": 21.0, "b": 22.0, "c": 31.0}}),
+    result("bad", 1, {"site-1": {"a": 18.0, "b": 18.0}, "site-2": {"c": 1.0}})])
+
+
+def test_an_interval_is_students_over_people() -> None:
+    values = {(1, "a"): 1.0, (1, "b"): 4.0, (2, "a"): 2.0, (2, "b"): math.nan}
+    found = estimate(values)
+    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 4.0, 2.0]))
+    assert (found.mean, found.people) == (pytest.approx(7 / 3), 3)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.by_seed == {1: 2.5, 2: 2.0} and not found.settled
+    assert estimate({}) is None and math.isnan(estimate({(1, "a"): 3.0}).low)
+
+
+def test_it_is_settled_when_the_interval_leaves_out_nothing_and_seeds_agree() -> None:
+    rng = np.random.default_rng(0)
+    clear = {(seed, str(n)): 1 + 0.1 * rng.normal() for seed in (1, 2, 3) for n in range(4)}
+    assert estimate(clear).settled
+    assert not estimate({at: value - (2.0 if at[0] == 3 else 0) for at, value in clear.items()}).settled
+
+
+def test_differences_are_paired_by_person_and_seed() -> None:
+    found = RESULTS.difference("one", "two", "shared", "psnr_mask")
+    assert found.people == 4 and found.mean == pytest.approx((1 + 0.5 + 2 + 1) / 4)
+    assert RESULTS.difference("one", "two", "shared", "psnr_mask", ["site-2"]).people == 1
+    assert RESULTS.difference("one", "two", "shared", "ssim") is None
+
+
+def test_one_trainers_people_are_found_at_their_sites() -> None:
+    assert RESULTS.mean("all", "shared", "psnr_mask", ["site-1"]).people == 2
+    assert RESULTS.difference("one", "all", "shared", "psnr_mask").mean == pytest.approx((-1 + 0 - 1) / 3)
+
+
+def test_damaged_sites_are_left_out_of_a_comparison() -> None:
+    assert RESULTS.good("one", "bad") == ["site-1"]
+    head, lines = differences(RESULTS, "shared")
+    assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad"]
+    assert [line[-1] for line in lines] == ["4", "3", "1", "2"]
+    assert lines[0][1].startswith("**+1.12 [") and head[-1] == "people"
+
+
+def test_tables_are_markdown_and_latex() -> None:
+    table = means(RESULTS, "shared")
+    lines = as_markdown(table).splitlines()
+    assert lines[0] == "|  | PSNR mask dB up | a run |" and lines[1] == "| --- | ---: | ---: |"
+    assert lines[2].startswith("| *ground_truth* | 100.00 |")
+    assert any(line.startswith("| one | 23.25") for line in lines)
+    latex = as_latex(table)
+    assert latex.startswith(r"\begin{tabular}{lrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
+    assert as_latex(differences(RESULTS, "shared")).count(r"\textbf{") == 1
+    told = as_text(RESULTS)
+    assert told.startswith("## small\n\nWhich?") and "6 of 8 runs" in told
+
+
+def test_a_study_of_which_nothing_ran_yet_says_so() -> None:
+    assert "0 of 8 runs" in as_text(Results(STUDY, []))

@@ -1,0 +1,109 @@
+"""A small study through FLARE's simulator: every method, stopped in the middle and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from privfedtalk_flare.cli import main
+from privfedtalk_flare.settings import SettingsError
+from privfedtalk_flare.study import runner
+from privfedtalk_flare.study.plan import load_study
+from privfedtalk_flare.study.runner import RunError, run_study
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "tiny.yaml"
+    path.write_text(yaml.safe_dump({
+        "name": "tiny", "question": "Does it run?", "seeds": [1], "corpus": {"sites": 2, "people": 1, "clips": [2],
+                                                                             "seconds": 1.0},
+        "job": {"privacy": {"mechanism": "off"}, "encryption": {"scheme": "off"},
+                "training": {"steps": 2, "batch": 1},
+                "rounds": {"rounds": 1, "phases": ["adapter", "validate"]}},
+        "variants": {"isfa": {}, "shuffled": {"aggregator": "privfedtalk_flare.study.controls.ShuffledScores"},
+                     "local": {"method": "local"}, "pooled": {"method": "pooled"}},
+        "compare": [["isfa", "shuffled"], ["isfa", "local"], ["isfa", "pooled"]]}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(file: Path) -> Path:
+    """Where the study ran to its end: its third run was stopped, and it was called again."""
+    folder, real, said = file.parent / "out", runner.run, []
+
+    def stopped(variant, seed, place):
+        if variant.name == "local":
+            raise KeyboardInterrupt
+        return real(variant, seed, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(load_study(str(file)), folder, said.append)
+    (folder / "runs" / "local-1").mkdir()
+    (folder / "runs" / "local-1" / "left.txt").write_text("half of a run")
+    assert main(["study", str(file), "--out", str(folder)]) == 0
+    return folder
+
+
+def result(out: Path, name: str) -> dict:
+    return json.loads((out / "runs" / f"{name}-1" / "result.json").read_text(encoding="utf-8"))
+
+
+def test_every_method_measures_the_same_people(out: Path) -> None:
+    people = {name: {person for site in result(out, name)["people"].values() for person in site}
+              for name in ("isfa", "shuffled", "local", "pooled")}
+    assert len(people["isfa"]) == 2 and len(set(map(frozenset, people.values()))) == 1
+    truths = {name: [rows["copy_reference"]["psnr_mask"] for site in result(out, name)["people"].values()
+                     for _, rows in sorted(site.items())] for name in people}
+    assert truths["isfa"] == truths["shuffled"] == truths["local"]
+    assert not (out / "runs" / "local-1" / "left.txt").exists()
+    assert not list(out.glob("runs/*/**/cache"))
+
+
+def test_methods_train_differently(out: Path) -> None:
+    shared = {name: sorted(rows["shared"]["psnr_mask"] for site in result(out, name)["people"].values()
+                           for rows in site.values()) for name in ("isfa", "local", "pooled")}
+    assert len({tuple(values) for values in shared.values()}) == 3
+
+
+def test_the_shuffled_run_used_the_control_and_a_run_says_what_it_was_made_from(out: Path) -> None:
+    server = out / "runs" / "shuffled-1" / "study" / "app" / "config" / "config_fed_server.json"
+    assert "study.controls.ShuffledScores" in server.read_text(encoding="utf-8")
+    assert result(out, "shuffled")["made_from"]["aggregator"].endswith("ShuffledScores")
+    weights = result(out, "isfa")["summary"]["rounds"][0]["sites"]
+    assert set(weights) == {"site-1", "site-2"}
+
+
+def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file: Path,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    stamp = (out / "runs" / "isfa-1" / "result.json").stat().st_mtime_ns
+    assert main(["study", str(file), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "4 runs, 4 of them done already" in told and "| isfa - pooled |" in told
+    assert (out / "results.md").read_text(encoding="utf-8") in told
+    assert (out / "runs" / "isfa-1" / "result.json").stat().st_mtime_ns == stamp
+
+
+def test_a_study_that_was_changed_does_not_mix_with_what_ran_before(out: Path, file: Path) -> None:
+    changed = file.with_name("changed.yaml")
+    changed.write_text(file.read_text(encoding="utf-8").replace("steps: 2", "steps: 3"), encoding="utf-8")
+    with pytest.raises(SettingsError, match="a run of isfa as it was before the study was changed"):
+        run_study(load_study(str(changed)), out, print)
+
+
+def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content["job"]["adapter"] = {"backbone": str(tmp_path / "nowhere")}
+    content["variants"] = {"pooled": {"method": "pooled"}}
+    content["compare"] = []
+    broken.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(RunError, match=r"ended with exit code 1; see .*log.txt"):
+        run_study(load_study(str(broken)), tmp_path / "out", print)
+    assert "nowhere" in (tmp_path / "out" / "runs" / "pooled-1" / "log.txt").read_text(encoding="utf-8")
+    assert not list((tmp_path / "out").rglob("result.json"))
