@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_personalize(commands)
     _add_summary(commands)
+    _add_report(commands)
     _add_study(commands)
     _add_job(commands)
     _add_data(commands)
@@ -119,6 +120,20 @@ def _summary(parsed: argparse.Namespace) -> None:
     from privfedtalk_flare.evaluation.summary import load_summary, summary_table
 
     print(summary_table(load_summary(parsed.path)))
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="one HTML page of a run or a study: videos, tables, curves")
+    report.add_argument("path", metavar="RUN_OR_STUDY", type=Path, help="a study's folder, a FLARE workspace, a "
+                        "downloaded job, or summary.json")
+    report.add_argument("--out", type=Path, metavar="HTML", help="the page (default: report.html in that folder)")
+    report.set_defaults(run=_report)
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from privfedtalk_flare.report.command import report
+
+    print(report(parsed.path, parsed.out))
 
 
 def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -88,13 +88,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Study:
-    """The whole of a `STUDY.yaml`."""
+    """The whole of a `STUDY.yaml`; `source` is its text."""
 
     name: str
     question: str
     row: str
     variants: Mapping[str, Variant]
     compare: tuple[Comparison, ...]
+    source: str
 
     @property
     def runs(self) -> list[tuple[Variant, int]]:
@@ -115,18 +116,20 @@ def load_study(name: str) -> Study:
                                 f"{', '.join(sorted(shipped))}")
         path = shipped[name]
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
-    return parse_study(content, str(path))
+    return parse_study(content, str(path), text)
 
 
 def _shipped() -> list[Path]:
     return sorted(Path(str(resources.files("privfedtalk_flare.study"))).glob("shipped/*.yaml"))
 
 
-def parse_study(content: Any, where: str) -> Study:
-    """`content` as YAML has it. Every variant's job is built once, so that a mistake does not wait for its turn."""
+def parse_study(content: Any, where: str, source: str = "") -> Study:
+    """`content` as YAML has it, `source` as it was written. Every variant's job is built once, so that a mistake does
+    not wait for its turn."""
     _known(content, _KEYS, where)
     for key in ("name", "question", "seeds", "variants"):
         if not content.get(key):
@@ -152,7 +155,7 @@ def parse_study(content: Any, where: str) -> Study:
         recipe_of(variant, 1 if method == "local" else corpus.sites, 0)
         variants[variant.name] = variant
     compare = tuple(_comparison(told, variants, f"{where}: compare") for told in content.get("compare") or ())
-    return Study(str(content["name"]), str(content["question"]), row, variants, compare)
+    return Study(str(content["name"]), str(content["question"]), row, variants, compare, source)
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:

@@ -20,11 +20,13 @@ from privfedtalk_flare.evaluation.summary import load_summary
 from privfedtalk_flare.files import READABLE, write_whole
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.people import prepare
-from privfedtalk_flare.study.plan import Study, Variant, as_plain, recipe_of
+from privfedtalk_flare.study.plan import Study, Variant, as_plain, load_study, recipe_of
+from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.training.place import FILE_NAME as SITE_FILE
 from privfedtalk_flare.training.validation import FILE_NAME as VALIDATION
 
 RESULT = "result.json"
+STUDY = "study.yaml"
 CONSOLE = Path(privfedtalk_flare.__file__).parent / "flare" / "console.json"
 
 
@@ -38,9 +40,11 @@ def run_study(study: Study, out: Path, say: Callable[[str], None]) -> list[dict[
     Raises `SettingsError` where `out` holds a run of a variant that has changed since.
     """
     out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     results, waiting = [], []
     for variant, seed in study.runs:
-        found = _finished(variant, seed, _folder(out, variant, seed))
+        found = _finished(variant, seed, folder_of(out, variant, seed))
         if found is None:
             waiting.append((variant, seed))
         else:
@@ -55,9 +59,17 @@ def run_study(study: Study, out: Path, say: Callable[[str], None]) -> list[dict[
     return results
 
 
+def results_in(out: Path) -> Results:
+    """The results that lie in a study's folder, of the study that is kept there. Raises `SettingsError`."""
+    study = load_study(str(out / STUDY))
+    found = [result for variant, seed in study.runs
+             if (result := _finished(variant, seed, folder_of(out, variant, seed))) is not None]
+    return Results(study, found)
+
+
 def run(variant: Variant, seed: int, out: Path) -> dict[str, Any]:
     """One run, from its people to its result, which is written last. Raises `RunError`."""
-    folder = _folder(out, variant, seed)
+    folder = folder_of(out, variant, seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     corpora = prepare(variant.corpus, seed, out / "people")
@@ -81,7 +93,8 @@ def run(variant: Variant, seed: int, out: Path) -> dict[str, Any]:
     return result
 
 
-def _folder(out: Path, variant: Variant, seed: int) -> Path:
+def folder_of(out: Path, variant: Variant, seed: int) -> Path:
+    """Where a run lies."""
     return out / "runs" / f"{variant.name}-{seed}"
 
 

@@ -85,15 +85,16 @@ def _mean(told: Estimate | None, name: str) -> str:
 def _difference(told: Estimate | None, name: str) -> str:
     if told is None:
         return "-"
-    text = f"{told.mean:+.{_digits(name)}f}"
+    text = f"{told.mean:+.{digits(name)}f}"
     if math.isfinite(told.low):
-        text += f" [{told.low:+.{_digits(name)}f}, {told.high:+.{_digits(name)}f}]"
+        text += f" [{told.low:+.{digits(name)}f}, {told.high:+.{digits(name)}f}]"
     return f"**{text}**" if told.settled else text
 
 
 def _number(value: float, name: str) -> str:
-    return f"{value:.{_digits(name)}f}"
+    return f"{value:.{digits(name)}f}"
 
 
-def _digits(name: str) -> int:
+def digits(name: str) -> int:
+    """Decimals that a metric is shown with."""
     return 3 if name in _THREE else 2

@@ -5,18 +5,24 @@ from __future__ import annotations
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.tables import as_markdown, differences, means
 
+PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval; bold: the interval "
+          "leaves out 0 and every seed says the same.")
+
+
+def status(results: Results) -> str:
+    """How much of the study has run, and what its numbers are."""
+    done, study = sum(len(results.runs(name)) for name in results.variants), results.study
+    return (f"{done} of {len(study.runs)} runs of study {study.name}; held-out clips, row {study.row}; "
+            "mean over people and half its 95 % interval.")
+
 
 def as_text(results: Results) -> str:
     """The whole study, as Markdown."""
     study = results.study
-    done = sum(len(results.runs(name)) for name in results.variants)
-    parts = [f"## {study.name}", study.question.strip(),
-             f"`privfedtalk study {study.name}`: {done} of {len(study.runs)} runs; held-out clips, row `{study.row}`; "
-             "mean over people and half its 95 % interval."]
+    parts = [f"## {study.name}", study.question.strip(), status(results)]
     if results.variants:
         parts.append(as_markdown(means(results, study.row)))
     table = differences(results, study.row)
     if table[1]:
-        parts += ["Differences paired by person, people of undamaged sites alone, with their 95 % interval; bold: the "
-                  "interval leaves out 0 and every seed says the same.", as_markdown(table)]
+        parts += [PAIRED, as_markdown(table)]
     return "\n\n".join(parts) + "\n"

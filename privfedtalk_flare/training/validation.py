@@ -88,12 +88,14 @@ def _measure(frames: np.ndarray, clip: Clip, embed: Callable[[np.ndarray], np.nd
 
 
 def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -> list[str]:
-    """The generated clip with its sound, and a contact sheet of real frames above generated ones. Both show a person:
-    only their owner reads them, from the first byte on."""
+    """The generated clip with its sound, the real one, and a contact sheet of real frames above generated ones. All
+    show a person: only their owner reads them, from the first byte on."""
     clip = person.held_out[0]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replaced(folder / f"{person.key}.mp4") as partial:
         write_mp4(partial, generated, clip.audio, metadata=SYNTHETIC_TAG)
+    with replaced(folder / f"{person.key}.real.mp4") as partial:
+        write_mp4(partial, clip.frames, clip.audio)
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
     with replaced(folder / f"{person.key}.png") as partial:
         contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])

@@ -1,0 +1,24 @@
+"""`privfedtalk report`: finds out what it is given, and writes its page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privfedtalk_flare.evaluation.summary import load_summary
+from privfedtalk_flare.report import run, study
+from privfedtalk_flare.report.page import write_page
+from privfedtalk_flare.study.runner import STUDY, results_in
+
+
+def report(path: Path, out: Path | None) -> Path:
+    """Writes the page of the study or the run in `path` to `out` (None: `report.html` beside it), and returns where.
+    Raises ValueError where `path` is neither."""
+    if (path / STUDY).is_file():
+        results = results_in(path)
+        return write_page(out or path / "report.html", f"Study: {results.study.name}", results.study.question,
+                          study.sections_of(results, path))
+    summary = load_summary(path)
+    folder = path if path.is_dir() else path.parent
+    films = run.films_in(folder)
+    sections = run.sections_of(summary, folder if films else None)
+    return write_page(out or folder / "report.html", "PrivFedTalk run", run.lead(summary), sections)
