@@ -35,7 +35,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "choices"), [
-    (["train"], "'generate', 'personalize', 'summary', 'job'"),
+    (["train"], "'generate', 'personalize', 'summary', 'report', 'study', 'job'"),
     (["job", "make"], "'build'"), (["data", "make"], "'prepare'"),
     (["privacy", "make"], "'init', 'show', 'audit', 'plan'")])
 def test_unknown_commands_list_the_choices(arguments: list[str], choices: str,

@@ -10,15 +10,14 @@ from privfedtalk_flare.report.page import write_page
 from privfedtalk_flare.study.runner import STUDY, results_in
 
 
-def report(path: Path, out: Path | None) -> Path:
+def report(path: Path, out: Path | None, weights: Path | None) -> Path:
     """Writes the page of the study or the run in `path` to `out` (None: `report.html` beside it), and returns where.
-    Raises ValueError where `path` is neither."""
+    `weights`: folder of networks for the metrics that need one. Raises ValueError where `path` is neither."""
     if (path / STUDY).is_file():
         results = results_in(path)
         return write_page(out or path / "report.html", f"Study: {results.study.name}", results.study.question,
-                          study.sections_of(results, path))
+                          study.sections_of(results, path, weights))
     summary = load_summary(path)
     folder = path if path.is_dir() else path.parent
-    films = run.films_in(folder)
-    sections = run.sections_of(summary, folder if films else None)
-    return write_page(out or folder / "report.html", "PrivFedTalk run", run.lead(summary), sections)
+    return write_page(out or folder / "report.html", "PrivFedTalk run", run.lead(summary),
+                      run.sections_of(summary, folder, weights))

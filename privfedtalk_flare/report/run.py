@@ -8,6 +8,7 @@ from pathlib import Path
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, Round, Summary
 from privfedtalk_flare.evaluation.table import epsilon_words
 from privfedtalk_flare.report.charts import lines
+from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.study.tables import Table, digits, heading
 
@@ -16,11 +17,13 @@ FILMS = 8
 _VIEWS = {"receivers": "receivers", "server": "server", "server_and_site": "server with a site"}
 
 
-def sections_of(summary: Summary, folder: Path | None) -> list[Section]:
-    """`folder`: where the sites' videos may lie (a simulation, a POC); None where there are none."""
-    return [Section("Samples", films=films_in(folder) if folder is not None else [],
-                    texts=[] if folder is not None else ["Videos stay at their sites; none is here."]),
+def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Section]:
+    """`folder`: where the sites' videos may lie (a simulation, a POC); `weights` as `evaluation.films.measure`."""
+    films = films_in(folder)
+    return [Section("Samples", films=films[:FILMS],
+                    texts=[] if films else ["Videos stay at their sites; none is here."]),
             Section("Held-out clips", tables=[_rows(summary)] if summary.rows else []),
+            measured({"generated": films}, weights),
             Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary)),
             Section("Privacy", texts=epsilon_words(summary) if summary.rounds else []),
             Section("Settings and notes", texts=[_settings(summary), *summary.notes])]
@@ -34,7 +37,7 @@ def films_in(folder: Path) -> list[Film]:
         if real.is_file():
             site = next((part for part in generated.parts if part.startswith("site-")), generated.parts[-4])
             found.append(Film(real, generated, f"{site}, person {generated.stem}", sheet if sheet.is_file() else None))
-    return found[:FILMS]
+    return found
 
 
 def _rows(summary: Summary) -> Table:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from privfedtalk_flare.report.charts import intervals
+from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.report.run import films_in
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
@@ -15,18 +15,19 @@ from privfedtalk_flare.study.tables import SHOWN, differences, heading, means
 from privfedtalk_flare.study.told import PAIRED, status
 
 
-def sections_of(results: Results, out: Path) -> list[Section]:
-    """`out`: the study's folder, with a folder for each run."""
+def sections_of(results: Results, out: Path, weights: Path | None) -> list[Section]:
+    """`out`: the study's folder, with a folder for each run; `weights` as `evaluation.films.measure`."""
     study, row = results.study, results.study.row
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
-    table = differences(results, row)
+    table, films = differences(results, row), _films(results, out)
     return [Section("Results", texts=[status(results)], tables=[means(results, row)]),
             Section("Differences", texts=[PAIRED] if table[1] else [], tables=[table] if table[1] else [],
                     charts=_intervals(results)),
             Section("Every metric", tables=[means(results, row, metrics_of(results, row))]),
-            Section("Samples", texts=["The same clips as each variant makes them, first seed."],
-                    films=_films(results, out)),
+            measured(films, weights),
+            Section("Samples", texts=["The first person of the first seed, as each variant makes them."],
+                    films=[replace(of[0], caption=f"{name}: {of[0].caption}") for name, of in films.items() if of]),
             Section("Runs", tables=[_runs(results)], texts=[f"{len(study.variants)} variants."])]
 
 
@@ -45,14 +46,11 @@ def _ends(told: Estimate) -> tuple[float, float, float]:
     return told.mean, told.low, told.high
 
 
-def _films(results: Results, out: Path) -> list[Film]:
-    """Of each variant the first person of its first seed's run."""
-    found: list[Film] = []
-    for name in results.variants:
-        seed = min(results.runs(name))
-        films: Sequence[Film] = films_in(folder_of(out, results.study.variants[name], seed))
-        found += [replace(films[0], caption=f"{name}: {films[0].caption}")] if films else []
-    return found
+def _films(results: Results, out: Path) -> dict[str, list[Film]]:
+    """Of each variant the films of all its runs, seed by seed."""
+    return {name: [film for seed in sorted(results.runs(name))
+                   for film in films_in(folder_of(out, results.study.variants[name], seed))]
+            for name in results.variants}
 
 
 def _runs(results: Results) -> tuple[list[str], list[list[str]]]:

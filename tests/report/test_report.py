@@ -72,6 +72,16 @@ def test_tables_carry_their_markdown_and_latex(study: Path) -> None:
     assert copies[0].startswith("|  | PSNR mask dB up |") and copies[1].startswith(r"\begin{tabular}")
 
 
+def test_films_are_measured_beside_the_real_ones_and_what_needs_weights_says_so(run: Path) -> None:
+    page = page_of(run)
+    head = ["warp error grey down", "jitter down", "films"]
+    assert "".join(f"<th>{name}</th>" for name in ("", *head)) in page
+    assert "LPIPS is left out: no lpips_alex.safetensors was named; --weights FOLDER says where it lies." in page
+    real, still, made = (re.search(rf"<td>{name}</td><td>([0-9.]+)</td>", page).group(1) for name in
+                         ("ground_truth", "first frame, still", "generated"))
+    assert 0 < float(made) <= float(real) + 0.5 and float(still) > 0
+
+
 def test_what_is_neither_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 1
     assert "no summary.json here" in capsys.readouterr().err

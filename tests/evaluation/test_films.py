@@ -1,0 +1,108 @@
+"""Films measured as a set: against what is known of them, and with networks of random weights against torchmetrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from privfedtalk_flare.data.synthetic import Person, render_clip
+from privfedtalk_flare.evaluation.aperture import mouth_aperture
+from privfedtalk_flare.evaluation.films import (
+    FRAMES,
+    FilmPair,
+    distribution_distances,
+    landmark_jitter,
+    lpips,
+    measure,
+    missing,
+    warp_error,
+)
+
+
+@pytest.fixture(scope="module")
+def real() -> list[np.ndarray]:
+    return [render_clip(Person.draw(3, number), 0, 1.0).frames for number in range(2)]
+
+
+def noisy(frames: np.ndarray, size: float) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, size, frames.shape)
+    return np.clip(frames + noise, 0, 255).astype(np.uint8)
+
+
+def test_motion_that_follows_the_real_film_is_no_warp_error_and_flicker_is(real: list[np.ndarray]) -> None:
+    film = real[0]
+    floor, flickering, shaken = (warp_error(one, film) for one in (film, noisy(film, 6.0), noisy(film, 12.0)))
+    assert floor < 0.6 * flickering < 0.6 * shaken
+    blurred = np.repeat(film[:1], len(film), 0)
+    assert warp_error(blurred, film) > 0  # a still picture does not move where the real one does
+    shift = np.stack([np.roll(film[0], n, axis=1) for n in range(4)])
+    assert warp_error(shift, shift) < 2.0
+    with pytest.raises(ValueError, match="expected the same"):
+        warp_error(film[:3], film)
+
+
+def test_jitter_is_the_second_difference() -> None:
+    path = np.cumsum(np.random.default_rng(0).normal(size=50))
+    assert landmark_jitter(path) == pytest.approx(np.abs(path[2:] - 2 * path[1:-1] + path[:-2]).mean())
+    assert np.isnan(landmark_jitter([1, 2]))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks of the right shape with random weights."""
+    from torchmetrics.functional.image.lpips import _LPIPS
+    from torchvision.models import inception_v3
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    perceptual = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
+    save_file({name: tensor.clone().contiguous() for name, tensor in perceptual.state_dict().items()},
+              folder / "lpips_alex.safetensors")
+    inception = inception_v3(weights=None, init_weights=False, aux_logits=True)
+    for module in inception.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    save_file({name: tensor.contiguous() for name, tensor in inception.state_dict().items()},
+              folder / "inception.safetensors")
+    return folder
+
+
+def test_lpips_is_torchmetrics_own_with_the_weights_of_the_file(real: list[np.ndarray], weights: Path) -> None:
+    from safetensors.torch import load_file
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    films = [FilmPair(noisy(film, 20.0), film) for film in real]
+    network = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
+    network.load_state_dict(load_file(weights / "lpips_alex.safetensors"))
+    network.eval()
+    values = []
+    for film in films:
+        chosen = np.linspace(0, 24, FRAMES).round().astype(int)
+        one, other = (torch.from_numpy(x[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1
+                      for x in (film.generated, film.real))
+        with torch.inference_mode():
+            values.append(network(one, other).mean().item())
+    assert lpips(films, weights / "lpips_alex.safetensors") == pytest.approx(np.mean(values), rel=1e-4)
+    assert lpips([FilmPair(film, film) for film in real], weights / "lpips_alex.safetensors") == 0.0
+
+
+def test_distributions_that_are_one_have_no_distance(real: list[np.ndarray], weights: Path) -> None:
+    same = distribution_distances([FilmPair(film, film) for film in real], weights / "inception.safetensors")
+    other = distribution_distances([FilmPair(noisy(film, 40.0), film) for film in real],
+                                   weights / "inception.safetensors")
+    assert abs(same["fid"]) < 1e-2 * other["fid"] and same["kid"] < other["kid"]
+
+
+def test_a_metric_without_its_weights_is_left_out_by_name(real: list[np.ndarray], weights: Path,
+                                                          tmp_path: Path) -> None:
+    films = [FilmPair(real[0], real[0])]
+    assert set(measure(films, None, mouth_aperture)) == {"warp", "jitter"}
+    assert [line.partition(":")[0] for line in missing(tmp_path)] == ["LPIPS is left out", "FID is left out",
+                                                                      "KID is left out"]
+    assert missing(weights) == []
+    with pytest.raises(ValueError, match=r"inception.safetensors: not the weights that are wanted here"):
+        lpips(films, weights / "inception.safetensors")
