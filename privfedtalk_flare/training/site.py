@@ -30,7 +30,7 @@ from privfedtalk_flare.training.backbone_site import BackboneReply, BackboneSite
 from privfedtalk_flare.training.corpus import IdentityClips, gather
 from privfedtalk_flare.training.lane import IdentityUpdate, Lane
 from privfedtalk_flare.training.place import SitePlace
-from privfedtalk_flare.training.validation import PersonValidation, Validation, save_validation
+from privfedtalk_flare.training.validation import PersonValidation, Validation, save_validation, write_board
 
 T = TypeVar("T")
 
@@ -129,8 +129,8 @@ class SiteWork:
 
     def validate(self, theta: np.ndarray, people: Sequence[IdentityClips] | None = None) -> Validation:
         """Measures every row on the held-out clips of `people` (None: everybody) and renders sample videos into the
-        job's run folder, with `validation.json`, person by person, for the site's own eyes. Who has no adapter of their
-        own is left out of `personalized`, whose measurement fails out of every row."""
+        job's run folder; beside them, for the site's own eyes, `validation.json` and TensorBoard events. Who has no
+        adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
         self._load_both(theta)
         for lane in self.lanes:
             _ = lane.embedder
@@ -145,17 +145,17 @@ class SiteWork:
         def failed(person: IdentityClips, error: Exception) -> None:
             self.log(f"validate: measuring {_named(person, error)} failed, who is left out: {error}")
 
-        rows: dict[str, dict[str, list[float]]] = {}
-        videos: list[str] = []
         people = self.people if people is None else people
         found = self._each("validate", measure, failed, people)
-        save_validation(self.place.output, {person.digest: measured.rows for person, measured
-                                            in zip(people, found, strict=True) if measured is not None})
-        for measured in found:
-            for row, metrics in measured.rows.items() if measured is not None else ():
+        kept = [(person, one) for person, one in zip(people, found, strict=True) if one is not None]
+        save_validation(self.place.output, {person.digest: one.rows for person, one in kept})
+        write_board(self.place.output, {person.key: one.rows for person, one in kept})
+        rows: dict[str, dict[str, list[float]]] = {}
+        for _, one in kept:
+            for row, metrics in one.rows.items():
                 for name, value in metrics.items():
                     rows.setdefault(row, {}).setdefault(name, []).append(value)
-            videos += measured.videos if measured is not None else []
+        videos = [name for _, one in kept for name in one.videos]
         return Validation(rows, sorted(videos))
 
     def save_shared_adapter(self, theta: np.ndarray, folder: Path, key: str = "") -> Path:

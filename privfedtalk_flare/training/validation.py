@@ -47,6 +47,25 @@ def save_validation(folder: Path, people: Mapping[str, Mapping[str, Mapping[str,
     return write_whole(folder / FILE_NAME, json.dumps(told, indent=1, allow_nan=False).encode())
 
 
+def write_board(output: Path, people: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """Writes `tb_events`, PRIVATE to the site (folder mode 0700): each person's contact sheet, from the videos in
+    `output`, by their opaque name, and the means of every row over `people`."""
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = output / "tb_events"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with SummaryWriter(str(folder)) as board:
+        for key in people:
+            sheet = np.asarray(Image.open(output / "videos" / f"{key}.png"))
+            board.add_image(f"people/{key}", sheet, dataformats="HWC")
+        for row in {row: None for rows in people.values() for row in rows}:
+            told = [rows[row] for rows in people.values() if row in rows]
+            for name in told[0]:
+                if math.isfinite(mean := _mean([metrics[name] for metrics in told])):
+                    board.add_scalar(f"metric/{row}/{name}", mean, 0)
+
+
 def pixel_mask(size: int) -> np.ndarray:
     """(size, size) bool: where the lower face is painted and nothing of the real frame shines through the feather."""
     return feather(size)[..., 0] == 1

@@ -1,10 +1,13 @@
 """One site's work on real clips and the shipped backbone, a few steps long."""
 
+import json
 import shutil
+import stat
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.settings import (
@@ -46,6 +49,21 @@ def work(folder):
 @pytest.fixture(scope="module")
 def updates(work):
     return work.adapter_round(np.zeros(work.spec.size, np.float32), 1)
+
+
+def assert_kept_for_the_site(run, work, measured):
+    """Person by person, as a file and in TensorBoard, and the real clips beside the generated ones; all private."""
+    told = json.loads((run / "validation.json").read_text(encoding="utf-8"))
+    assert list(told) == sorted(person.digest for person in work.people)
+    assert [told[person.digest]["shared"]["psnr"] for person in work.people] == measured.rows["shared"]["psnr"]
+    board = EventAccumulator(str(run / "tb_events")).Reload()
+    assert set(board.Tags()["images"]) == {f"people/{person.key}" for person in work.people}
+    (event,) = board.Scalars("metric/shared/psnr")
+    assert event.value == pytest.approx(np.mean(measured.rows["shared"]["psnr"]), rel=1e-5)
+    films = [run / "videos" / f"{person.key}.real.mp4" for person in work.people]
+    private = [run / "validation.json", *films]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
+    assert {stat.S_IMODE((run / name).stat().st_mode) for name in ("tb_events", "videos")} == {0o700}
 
 
 def test_every_identity_gives_one_update(work, updates):
@@ -107,6 +125,7 @@ def test_personalize_and_validate(work, folder):
     assert measured.rows["backbone"]["psnr_mask"] == measured.rows["shared"]["psnr_mask"]  # theta is zero
     assert measured.rows["personalized"]["psnr_mask"] != measured.rows["backbone"]["psnr_mask"]
     assert all((folder / "run" / v).stat().st_size > 1000 for v in measured.videos)
+    assert_kept_for_the_site(folder / "run", work, measured)
 
 
 def test_one_persons_failures_stay_theirs(folder, monkeypatch):
