@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -25,15 +26,16 @@ class Spool:
 
     def keep(self, chunks: Sequence[bytes]) -> SpooledUpdate:
         """Writes one update. OSError where the disk is full; what was kept before stays, and so does the room."""
-        places, at = [], self._end
+        at = self._end
+        borders = array("q", [at])  # a tuple a chunk would take as much memory as theta does
         for chunk in chunks:
-            places.append((at, len(chunk)))
             rest = memoryview(chunk)
             while rest:
                 written = os.pwrite(self._file.fileno(), rest, at)
                 rest, at = rest[written:], at + written
+            borders.append(at)
         self._end = at
-        return SpooledUpdate(self._file, places)
+        return SpooledUpdate(self._file, borders)
 
     def close(self) -> None:
         """Frees the disk. What was kept can no longer be read."""
@@ -41,16 +43,18 @@ class Spool:
 
 
 class SpooledUpdate(ReadWhenAsked[bytes]):
-    """One update's chunks, each read from disk when it is asked for."""
+    """One update's chunks, each read from disk when it is asked for. `borders`: where each begins, and the last ends.
+    """
 
-    def __init__(self, file: IO[bytes], places: Sequence[tuple[int, int]]) -> None:
-        self._file, self._places = file, places
+    def __init__(self, file: IO[bytes], borders: Sequence[int]) -> None:
+        self._file, self._borders = file, borders
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._borders) - 1
 
     def _read(self, index: int) -> bytes:
-        at, size = self._places[index]
+        place = range(len(self))[index]
+        at, size = self._borders[place], self._borders[place + 1] - self._borders[place]
         chunk = os.pread(self._file.fileno(), size, at)  # ValueError once the spool is closed
         if len(chunk) != size:
             raise OSError(f"an update that waits on the server's disk has {len(chunk)} of {size} bytes at {at}")
