@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,10 @@ class Poc:
 
     def check(self) -> None:
         """Each site's preflight."""
-        for site in self.sites:
-            self._command("privfedtalk", "check", str(self.kits / site))
+        with ThreadPoolExecutor(len(self.sites)) as pool:
+            for told in pool.map(lambda site: self._command("privfedtalk", "check", str(self.kits / site), quiet=True),
+                                 self.sites):
+                print(told, flush=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -103,6 +103,8 @@ def mouth_aperture(frames: NDArray, mask: NDArray | None = None) -> NDArray:
         raise ValueError(f"frames of shape {frames.shape}; expected square pictures (F, S, S, 3), F at least 1")
     if mask.shape != frames.shape[1:3] or mask.dtype != bool:
         raise ValueError(f"mask of shape {mask.shape}, dtype {mask.dtype}; expected a boolean {frames.shape[1:3]}")
+    if len(frames) > 1 and (frames == frames[:1]).all():
+        return np.repeat(mouth_aperture(frames[:1], mask), len(frames))  # a still picture is fitted once
     size = frames.shape[1]
     patches = _patches(frames, _locate(frames, _centres(mask), LIPS_OF_SKIN * _skin_colour(frames, mask)))
     some = patches[np.linspace(0, len(frames) - 1, FRAMES_FOR_LIPS).astype(int)]

@@ -1,5 +1,5 @@
 """What a set of films says: motion along the flow of the real ones, jitter, and, with networks that others trained,
-perceptual distance and the distance between distributions.
+perceptual distance, the distance between distributions, identity and lip sync.
 
 A network's weights are a safetensors file in a folder that the caller names; nothing is fetched, and a metric whose
 weights are not there is left out by name. Numbers are comparable with each other; with published ones only where the
@@ -16,13 +16,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from privfedtalk_flare.evaluation.arcface import face_cosine, load_arcface
+from privfedtalk_flare.evaluation.syncnet import load_syncnet, sync_errors
+from privfedtalk_flare.evaluation.weights import loaded
+
 if TYPE_CHECKING:
     import torch
 
 FILM_METRICS = {"warp": "warp error grey down", "jitter": "jitter down", "lpips": "LPIPS down", "fid": "FID down",
-                "kid": "KID down"}
+                "kid": "KID down", "arcface": "ArcFace up", "lse_d": "LSE-D down", "lse_c": "LSE-C up"}
 """Metrics in the order of the table, with their head: name, unit, direction."""
-WEIGHTS = {"lpips": "lpips_alex.safetensors", "fid": "inception.safetensors", "kid": "inception.safetensors"}
+WEIGHTS = {"lpips": "lpips_alex.safetensors", "fid": "inception.safetensors", "kid": "inception.safetensors",
+           "arcface": "arcface.safetensors", "lse_d": "syncnet.safetensors", "lse_c": "syncnet.safetensors"}
 """Which file, in the folder of weights, a metric needs."""
 FRAMES = 16
 """Frames of a film that the networks see, evenly spread."""
@@ -31,10 +36,12 @@ INCEPTION_SIZE = 299
 
 @dataclass(frozen=True)
 class FilmPair:
-    """A generated film and the real one, both (F, S, S, 3) uint8 at 25 frames a second."""
+    """A generated film and the real one, both (F, S, S, 3) uint8 at 25 frames a second, and their sound, (640 F,)
+    float32 at 16 kHz."""
 
     generated: NDArray
     real: NDArray
+    audio: NDArray
 
 
 def warp_error(generated: NDArray, real: NDArray) -> float:
@@ -94,6 +101,14 @@ def measure(films: Sequence[FilmPair], weights: Path | None,
         found["lpips"] = lpips(films, weights / WEIGHTS["lpips"])
     if has(weights, "fid"):
         found |= distribution_distances(films, weights / WEIGHTS["fid"])
+    if has(weights, "arcface"):
+        face = load_arcface(weights / WEIGHTS["arcface"])
+        found["arcface"] = float(np.mean([face_cosine(face, _spread(film.generated), _spread(film.real))
+                                          for film in films]))
+    if has(weights, "lse_d"):
+        network = load_syncnet(weights / WEIGHTS["lse_d"])
+        errors = [sync_errors(network, film.generated, film.audio) for film in films]
+        found["lse_d"], found["lse_c"] = (float(value) for value in np.mean(errors, axis=0))
     return found
 
 
@@ -105,7 +120,7 @@ def has(weights: Path | None, metric: str) -> bool:
 def missing(weights: Path | None) -> list[str]:
     """A sentence for each metric that is left out."""
     where = f"in {weights}" if weights is not None else "was named; --weights FOLDER says where it lies"
-    return [f"{metric.upper()} is left out: no {name} {where}." for metric, name in WEIGHTS.items()
+    return [f"{FILM_METRICS[metric].split()[0]} is left out: no {name} {where}." for metric, name in WEIGHTS.items()
             if not has(weights, metric)]
 
 
@@ -118,7 +133,7 @@ def lpips(films: Sequence[FilmPair], path: Path) -> float:
     import torch
     from torchmetrics.functional.image.lpips import _LPIPS  # its public face fetches weights
 
-    network = _loaded(_LPIPS(pretrained=False, net="alex", pnet_rand=True), path)
+    network = loaded(_LPIPS(pretrained=False, net="alex", pnet_rand=True), path)
     with torch.inference_mode():
         values = [network(*(_tensor(_spread(x)) * 2 - 1 for x in (film.generated, film.real))) for film in films]
     return float(torch.cat([value.flatten() for value in values]).mean())
@@ -136,7 +151,7 @@ def distribution_distances(films: Sequence[FilmPair], path: Path) -> dict[str, f
     from torchmetrics.image.kid import KernelInceptionDistance
     from torchvision.models import inception_v3
 
-    inception = _loaded(inception_v3(weights=None, init_weights=False, aux_logits=True), path)
+    inception = loaded(inception_v3(weights=None, init_weights=False, aux_logits=True), path)
     inception.fc = nn.Identity()
 
     class Features(nn.Module):
@@ -160,17 +175,6 @@ def distribution_distances(films: Sequence[FilmPair], path: Path) -> dict[str, f
             torch.manual_seed(0)  # which subsets
             mean, _ = kid.compute()
         return {"fid": float(fid.compute()), "kid": float(mean)}
-
-
-def _loaded(network: torch.nn.Module, path: Path) -> torch.nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: not the weights that are wanted here: {str(error).partition(chr(10))[0]}") from error
-    return network.eval()
 
 
 def _spread(frames: NDArray) -> NDArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -46,6 +46,18 @@ PIECE = 256
 """Frames that are decoded and composited at once: an hour of speech is 90,000."""
 FEATHER = 3.0
 """Pixels over which the generated lower face fades into the picture around it."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip of F frames before it is rendered. PRIVATE to the site. `base` (F or 1, S, S, 3) uint8; `masked` and
+    `reference` (F, C, h, w) latents: frames without their lower face, and the reference moved to where the head is;
+    `tokens` (F, N, width): what is heard."""
+
+    base: np.ndarray
+    masked: torch.Tensor
+    reference: torch.Tensor
+    tokens: torch.Tensor
 
 
 class TalkingHeadPipeline(DiffusionPipeline):
@@ -112,21 +124,22 @@ class TalkingHeadPipeline(DiffusionPipeline):
     def feather(self) -> np.ndarray:
         return feather(int(self.config.size))
 
-    @torch.no_grad()
     def __call__(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray, *, steps: int = STEPS,
                  guidance: float = GUIDANCE, seed: int = 0,
                  progress: Callable[[int, int], None] | None = None) -> np.ndarray:
-        """Generates a clip.
+        """Generates a clip; see `prepare` and `render`."""
+        self._check_sampling(steps, guidance)
+        return self.render(self.prepare(base, reference, audio), steps=steps, guidance=guidance, seed=seed,
+                           progress=progress)
+
+    @torch.no_grad()
+    def prepare(self, base: np.ndarray, reference: np.ndarray, audio: np.ndarray) -> Scene:
+        """All of a clip that no adapter changes, ready to be rendered under several.
 
         base: (F, S, S, 3) uint8, the frames whose lower face is replaced (one frame for a still); reference: (S, S, 3)
-        uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame; `progress(done, of)`
-        is told as windows are finished. Returns (F, S, S, 3) uint8, F = len(audio) // 640. Raises ValueError where
-        the lengths do not fit, or with steps or guidance out of range.
+        uint8, another picture of the person; audio: (S,) float32 at 16 kHz, 640 samples a frame, F = S // 640. Raises
+        ValueError where the lengths do not fit.
         """
-        if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
-            raise ValueError(f"{steps} sampling steps; give 1 to {self.scheduler.config.num_train_timesteps}")
-        if not 0 <= guidance <= MAX_GUIDANCE:
-            raise ValueError(f"guidance {guidance}; give 0 (deaf) to {MAX_GUIDANCE:g}, where 1 is plain")
         frames = len(audio) // SAMPLES_PER_FRAME
         if len(base) not in (1, frames) or frames < 1:
             raise ValueError(f"{len(base)} base frames and {frames} frames of sound; give one frame, or as many as "
@@ -136,8 +149,18 @@ class TalkingHeadPipeline(DiffusionPipeline):
         aligned = torch.cat([self.align(part[None], known)[1][0] for part in pictures.split(64)])
         masked, aligned = (latents.expand(frames, -1, -1, -1) for latents in (masked, aligned))
         windows = torch.from_numpy(frame_windows(log_mel(audio[:frames * SAMPLES_PER_FRAME]))[None]).to(self.device)
-        tokens = self.audio_encoder(windows)
-        latents = self._sample(masked, aligned, tokens, steps, guidance, seed, progress or _silent)
+        return Scene(base, masked, aligned, self.audio_encoder(windows))
+
+    @torch.no_grad()
+    def render(self, scene: Scene, *, steps: int = STEPS, guidance: float = GUIDANCE, seed: int = 0,
+               progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Generates the clip under the adapters that act now; `progress(done, of)` is told as windows are finished.
+
+        Returns (F, S, S, 3) uint8. Raises ValueError with steps or guidance out of range.
+        """
+        self._check_sampling(steps, guidance)
+        base, frames = scene.base, len(scene.masked)
+        latents = self._sample(scene.masked, scene.reference, scene.tokens, steps, guidance, seed, progress or _silent)
         out = np.empty((frames, *base.shape[1:]), np.uint8)
         for start in range(0, frames, PIECE):
             piece = slice(start, start + PIECE)
@@ -145,6 +168,12 @@ class TalkingHeadPipeline(DiffusionPipeline):
             under = base[piece] if len(base) > 1 else base
             out[piece] = np.round(self.feather * generated + (1 - self.feather) * under).clip(0, 255)
         return out
+
+    def _check_sampling(self, steps: int, guidance: float) -> None:
+        if not 1 <= steps <= self.scheduler.config.num_train_timesteps:
+            raise ValueError(f"{steps} sampling steps; give 1 to {self.scheduler.config.num_train_timesteps}")
+        if not 0 <= guidance <= MAX_GUIDANCE:
+            raise ValueError(f"guidance {guidance}; give 0 (deaf) to {MAX_GUIDANCE:g}, where 1 is plain")
 
     def _sample(self, masked: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor, steps: int,
                 guidance: float, seed: int, progress: Callable[[int, int], None]) -> torch.Tensor:

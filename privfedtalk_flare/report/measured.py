@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from privfedtalk_flare.data.clips import ClipFile, load_clip
+from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.films import FILM_METRICS, FilmPair, measure, missing
 from privfedtalk_flare.report.page import Film, Section
@@ -20,8 +21,8 @@ def measured(named: Mapping[str, Sequence[Film]], weights: Path | None) -> Secti
     if not pairs:
         return Section("Films")
     first = next(iter(pairs.values()))
-    rows = {"*ground_truth*": [FilmPair(pair.real, pair.real) for pair in first],
-            "*first frame, still*": [FilmPair(np.repeat(pair.real[:1], len(pair.real), 0), pair.real)
+    rows = {"*ground_truth*": [FilmPair(pair.real, pair.real, pair.audio) for pair in first],
+            "*first frame, still*": [FilmPair(np.repeat(pair.real[:1], len(pair.real), 0), pair.real, pair.audio)
                                      for pair in first], **pairs}
     told = {name: measure(films, weights, mouth_aperture) for name, films in rows.items()}
     known = [name for name in FILM_METRICS if any(name in values for values in told.values())]
@@ -32,6 +33,6 @@ def measured(named: Mapping[str, Sequence[Film]], weights: Path | None) -> Secti
 
 
 def _pair(film: Film) -> FilmPair:
-    generated, real = (load_clip(ClipFile("", path)).frames for path in (film.generated, film.real))
-    count = min(len(generated), len(real))
-    return FilmPair(generated[:count], real[:count])
+    generated, real = (load_clip(ClipFile("", path)) for path in (film.generated, film.real))
+    count = min(len(generated.frames), len(real.frames))
+    return FilmPair(generated.frames[:count], real.frames[:count], real.audio[:count * SAMPLES_PER_FRAME])

@@ -14,7 +14,7 @@ from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, embed, load_embedder
 from privfedtalk_flare.generator.adapters import IdentityAdapter, SharedAdapter
 from privfedtalk_flare.generator.memory import shrink
-from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline
+from privfedtalk_flare.generator.pipeline import Scene, TalkingHeadPipeline, load_pipeline
 from privfedtalk_flare.settings import SCORED, AdapterSettings, ReliabilitySettings, TrainingSettings
 from privfedtalk_flare.training.cache import CachedClip, cache_clip
 from privfedtalk_flare.training.corpus import IdentityClips
@@ -111,15 +111,16 @@ class Lane:
         their own on top; sample videos go into `folder`."""
         zero = np.zeros_like(theta)
 
-        def generate(adapter: str, base: np.ndarray, reference: np.ndarray, audio: np.ndarray) -> np.ndarray:
+        def generate(adapter: str, scene: Scene) -> np.ndarray:
             self.shared.load(zero if adapter == "backbone" else theta)
             self.identity.reset()
             if adapter == "personalized":
                 self.identity.load(path)
-            return self.generator(base, reference, audio)
+            return self.generator.render(scene)
 
-        return validate_person(person, generate, lambda frames: embed(self.embedder, frames), folder,
-                               int(self.generator.config.size), ADAPTERS if path is not None else ADAPTERS[:-1])
+        return validate_person(person, self.generator.prepare, generate, lambda frames: embed(self.embedder, frames),
+                               folder, int(self.generator.config.size),
+                               ADAPTERS if path is not None else ADAPTERS[:-1])
 
     def _train(self, adapter: SharedAdapter | IdentityAdapter, person: IdentityClips, training: TrainingSettings,
                rng: np.random.Generator) -> float:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from privfedtalk_flare.generator.pipeline import feather
 from privfedtalk_flare.training.corpus import IdentityClips
 
 FILE_NAME = "validation.json"
+S = TypeVar("S")
 ADAPTERS = ("backbone", "shared", "personalized")
 
 
@@ -71,19 +73,22 @@ def pixel_mask(size: int) -> np.ndarray:
     return feather(size)[..., 0] == 1
 
 
-def validate_person(person: IdentityClips, generate: Callable[[str, np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+def validate_person(person: IdentityClips, prepare: Callable[[np.ndarray, np.ndarray, np.ndarray], S],
+                    generate: Callable[[str, S], np.ndarray],
                     embed: Callable[[np.ndarray], np.ndarray], folder: Path, size: int,
                     adapters: Sequence[str] = ADAPTERS) -> PersonValidation:
     """Measures the rows of one person; the last of `adapters` makes the sample video in `folder`.
 
-    `generate(adapter, base, reference, audio)` -> (F, S, S, 3) uint8; `embed(frames)` -> (F, E). The reference picture
-    is the first frame of a training clip, so it never lies in a measured window.
+    `prepare(base, reference, audio)` gives the scene of which `generate(adapter, scene)` makes (F, S, S, 3) uint8;
+    `embed(frames)` -> (F, E). The reference picture is the first frame of a training clip, so it never lies in a
+    measured window.
     """
     reference = person.train[0].frames[0]
     measured: dict[str, list[dict[str, float]]] = {}
     for place, clip in enumerate(person.held_out):
         rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(reference[None], len(clip.frames), axis=0)}
-        rows |= {adapter: generate(adapter, clip.frames, reference, clip.audio) for adapter in adapters}
+        scene = prepare(clip.frames, reference, clip.audio)
+        rows |= {adapter: generate(adapter, scene) for adapter in adapters}
         embeddings = embed(clip.frames)
         for row, frames in rows.items():
             measured.setdefault(row, []).append(_measure(frames, clip, embed, embeddings, size))

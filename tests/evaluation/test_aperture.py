@@ -44,6 +44,15 @@ def test_it_bears_what_generators_do(corpus, area):
     assert np.mean(blurred) >= 0.97 and np.mean(noisy) >= 0.97
 
 
+def test_a_still_picture_is_read_as_each_of_its_frames(clip, area):
+    one = mouth_aperture(clip.frames[3:4], area)
+    still = np.repeat(clip.frames[3:4], 6, 0)
+    assert np.array_equal(mouth_aperture(still, area), np.repeat(one, 6))
+    moved = still.copy()
+    moved[5] = clip.frames[10]
+    assert len(np.unique(mouth_aperture(moved, area).round(6))) > 1
+
+
 def test_errors_say_what_was_expected(clip, area):
     with pytest.raises(ValueError, match=r"frames of shape \(64, 64, 3\); expected square pictures"):
         mouth_aperture(clip.frames[0], area)

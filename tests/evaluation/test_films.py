@@ -22,6 +22,8 @@ from privfedtalk_flare.evaluation.films import (
     warp_error,
 )
 
+SILENCE = np.zeros(25 * 640, np.float32)
+
 
 @pytest.fixture(scope="module")
 def real() -> list[np.ndarray]:
@@ -75,7 +77,7 @@ def test_lpips_is_torchmetrics_own_with_the_weights_of_the_file(real: list[np.nd
     from safetensors.torch import load_file
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    films = [FilmPair(noisy(film, 20.0), film) for film in real]
+    films = [FilmPair(noisy(film, 20.0), film, SILENCE) for film in real]
     network = _LPIPS(pretrained=False, net="alex", pnet_rand=True)
     network.load_state_dict(load_file(weights / "lpips_alex.safetensors"))
     network.eval()
@@ -87,22 +89,23 @@ def test_lpips_is_torchmetrics_own_with_the_weights_of_the_file(real: list[np.nd
         with torch.inference_mode():
             values.append(network(one, other).mean().item())
     assert lpips(films, weights / "lpips_alex.safetensors") == pytest.approx(np.mean(values), rel=1e-4)
-    assert lpips([FilmPair(film, film) for film in real], weights / "lpips_alex.safetensors") == 0.0
+    assert lpips([FilmPair(film, film, SILENCE) for film in real], weights / "lpips_alex.safetensors") == 0.0
 
 
 def test_distributions_that_are_one_have_no_distance(real: list[np.ndarray], weights: Path) -> None:
-    same = distribution_distances([FilmPair(film, film) for film in real], weights / "inception.safetensors")
-    other = distribution_distances([FilmPair(noisy(film, 40.0), film) for film in real],
+    same = distribution_distances([FilmPair(film, film, SILENCE) for film in real], weights / "inception.safetensors")
+    other = distribution_distances([FilmPair(noisy(film, 40.0), film, SILENCE) for film in real],
                                    weights / "inception.safetensors")
     assert abs(same["fid"]) < 1e-2 * other["fid"] and same["kid"] < other["kid"]
 
 
 def test_a_metric_without_its_weights_is_left_out_by_name(real: list[np.ndarray], weights: Path,
                                                           tmp_path: Path) -> None:
-    films = [FilmPair(real[0], real[0])]
+    films = [FilmPair(real[0], real[0], SILENCE)]
     assert set(measure(films, None, mouth_aperture)) == {"warp", "jitter"}
     assert [line.partition(":")[0] for line in missing(tmp_path)] == ["LPIPS is left out", "FID is left out",
-                                                                      "KID is left out"]
-    assert missing(weights) == []
-    with pytest.raises(ValueError, match=r"inception.safetensors: not the weights that are wanted here"):
+                                                                      "KID is left out", "ArcFace is left out",
+                                                                      "LSE-D is left out", "LSE-C is left out"]
+    assert len(missing(weights)) == 3
+    with pytest.raises(ValueError, match=r"inception\.safetensors: not the weights of _LPIPS: it lacks \d+ tensors"):
         lpips(films, weights / "inception.safetensors")
