@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -183,6 +184,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8002, help="the server's port on loopback (default 8002)")
     parsed = parser.parse_args()
     poc = Poc(parsed.workspace, parsed.sites, parsed.port)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: what was started is stopped
     try:
         poc.prepare()
         poc.check()

@@ -62,3 +62,18 @@ def test_a_workspace_of_other_sites_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_command_that_fails_says_which(tmp_path: Path) -> None:
     with pytest.raises(poc_run.PocError, match=r"`privfedtalk check .*` failed with exit code 1"):
         Deployment(tmp_path, 1, free_port())._command("privfedtalk", "check", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.acceptance
+def test_a_driver_that_is_told_to_end_stops_what_it_started(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "poc", 1, free_port())
+    command = [sys.executable, str(ROOT / "poc" / "run.py"), "--sites", "1", "--job",
+               str(brief_job(tmp_path, min_sites=1)), "--workspace", str(deployment.workspace), "--port",
+               str(deployment.port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            if "phase adapter begins" in line:
+                assert deployment.processes()
+                process.terminate()
+        assert process.wait() == 143
+    assert deployment.processes() == []
