@@ -93,14 +93,15 @@ class TalkingHeadPipeline(DiffusionPipeline):
         """(1, h, w): 1 in the latent cells of the masked lower face."""
         return latent_mask(self.config.size)
 
-    def align(self, pictures: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def align(self, pictures: torch.Tensor, reference: torch.Tensor, *,
+              fast: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """The reference moved to where the head is in each frame: pictures (B, F, 3, H, W), and their latents.
 
         pictures: (B, F, 3, H, W) in [-1, 1], whose lower face is not read; reference: (B, 3, H, W). The aligner learns
-        from the moved pictures: the latents carry no gradient.
+        from the moved pictures: the latents carry no gradient, and are encoded `fast` or not.
         """
         moved = self.aligner(pictures, reference, latent_mask(self.config.size, downscale=1).to(pictures))
-        return moved, encode(self.codec, moved.flatten(0, 1)).unflatten(0, moved.shape[:2])
+        return moved, encode(self.codec, moved.flatten(0, 1), fast=fast).unflatten(0, moved.shape[:2])
 
     @property
     def mask_box(self) -> tuple[slice, slice]:

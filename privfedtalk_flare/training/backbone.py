@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from privfedtalk_flare.evaluation.identity import IdentityEmbedder, contrast_loss
-from privfedtalk_flare.generator.codec import GREY, to_tensor
+from privfedtalk_flare.generator.codec import GREY, low_precision, to_tensor
 from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
 from privfedtalk_flare.settings import TrainingSettings
 from privfedtalk_flare.training.cache import CachedClip
-from privfedtalk_flare.training.trainer import Schedule, fit, low_precision, train_denoiser
+from privfedtalk_flare.training.trainer import Schedule, fit, train_denoiser
 
 CODEC_RATE = 2e-3
 CODEC_CROP = 32

@@ -17,7 +17,7 @@ from privfedtalk_flare.data.features import FEATURES, frame_windows, log_mel
 from privfedtalk_flare.data.portrait import mask_box
 from privfedtalk_flare.data.windows import sample_window
 from privfedtalk_flare.files import replaced
-from privfedtalk_flare.generator.codec import encode, mask_pictures, to_tensor
+from privfedtalk_flare.generator.codec import encode, mask_pictures, multiplies_bf16, to_tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class WindowBatch:
 
 def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Path) -> CachedClip:
     """Loads the clip's latents from `folder`, or encodes them and writes them there by atomic replace."""
-    made_from = (clip.digest, codec_digest, str(codec.dtype), mask_box(clip.frames.shape[1]), FEATURES)
+    precision = f"{codec.dtype} fast {multiplies_bf16()}"
+    made_from = (clip.digest, codec_digest, precision, mask_box(clip.frames.shape[1]), FEATURES)
     path = folder / f"{hashlib.sha256(repr(made_from).encode()).hexdigest()[:40]}.safetensors"
     try:
         tensors = load_file(path)
@@ -73,8 +74,8 @@ def cache_clip(clip: Clip, codec: AutoencoderTiny, codec_digest: str, folder: Pa
 
 def _encode(clip: Clip, codec: AutoencoderTiny) -> dict[str, torch.Tensor]:
     pictures = to_tensor(clip.frames)
-    return {"latents": encode(codec, pictures).half().contiguous().cpu(),
-            "masked": encode(codec, mask_pictures(pictures)).half().contiguous().cpu(),
+    return {"latents": encode(codec, pictures, fast=True).half().contiguous().cpu(),
+            "masked": encode(codec, mask_pictures(pictures), fast=True).half().contiguous().cpu(),
             "audio": torch.from_numpy(frame_windows(log_mel(clip.audio))).half()}
 
 

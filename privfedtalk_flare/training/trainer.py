@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, draws: Dra
     step, noise = draws.step.to(device), draws.noise.to(device)
     tokens = generator.audio_encoder(windows.audio.to(device), draws.dropped.to(device))
     pictures = to_tensor(windows.frames).to(device)
-    moved, known = generator.align(pictures, to_tensor(windows.reference).to(device))
+    moved, known = generator.align(pictures, to_tensor(windows.reference).to(device), fast=True)
     conditions = Conditions(mask, windows.masked.to(device), known, tokens)
     predicted = predict_clean(generator.denoiser, scheduler.add_noise(clean, noise, step), step, conditions)
     loss = denoising_loss(predicted, clean, mask, settings.mask_weight)
@@ -130,10 +129,3 @@ def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, draws: Dra
     if settings.tdc:
         loss = loss + settings.tdc * tdc_loss(predicted, clean, scheduler.alphas_cumprod.to(device)[step])
     return loss
-
-
-def low_precision() -> contextlib.AbstractContextManager[None]:
-    """bf16 autocast where the processor multiplies bf16 in hardware (there it halves a codec step), else nothing."""
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.autocast("cpu", torch.bfloat16)
-    return contextlib.nullcontext()

@@ -10,7 +10,8 @@ from privfedtalk_flare.data.clips import Clip
 from privfedtalk_flare.data.synthetic import Person, render_clip
 from privfedtalk_flare.evaluation.identity import build_embedder, embed
 from privfedtalk_flare.generator.adapters import SharedAdapter
-from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline
+from privfedtalk_flare.generator.codec import encode, to_tensor
+from privfedtalk_flare.generator.pipeline import TalkingHeadPipeline, load_pipeline
 from privfedtalk_flare.settings import TrainingSettings
 from privfedtalk_flare.training.backbone import train_codec, train_identity
 from privfedtalk_flare.training.cache import CachedClip, cache_clip, draw_windows
@@ -73,6 +74,13 @@ def test_the_cache_is_written_once_and_read_back(clip, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # keyed by the backbone too
     cache_clip(clip, codec.bfloat16(), "digest", tmp_path)
     assert len(list(tmp_path.iterdir())) == 3  # and by its precision
+
+
+def test_latents_for_training_are_those_for_generation_within_a_percent(clip, tmp_path):
+    codec = load_pipeline("assets").codec
+    exact = encode(codec, to_tensor(clip.frames))
+    fast = cache_clip(clip, codec, "digest", tmp_path).latents
+    assert float((fast - exact).norm() / exact.norm()) < 0.01
 
 
 def test_a_torn_cache_file_is_written_anew(clip, tmp_path):
