@@ -124,7 +124,7 @@ class Poc:
 
     def follow(self, job_id: str) -> None:
         """Prints the job's progress until it has ended. Raises `PocError` unless it has finished well."""
-        wait = self._argv("nvflare", "job", "wait", job_id, *self._kit)
+        wait = self._argv("nvflare", "job", "wait", job_id, "--interval", "1", *self._kit)
         log = self.kits / SERVER / job_id / "log.json"  # of the server's job process; a line is an object
         with subprocess.Popen(wait, env=self.environment, stdin=subprocess.DEVNULL, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as waiting:

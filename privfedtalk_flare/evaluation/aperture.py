@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -47,6 +48,31 @@ class Models:
     skin: NDArray
     lips: NDArray
     inside: NDArray
+
+    @cached_property
+    def flat_skin(self) -> NDArray:
+        """(P, M B): the skin of all candidates side by side."""
+        return self.skin.transpose(1, 0, 2).reshape(self.skin.shape[1], -1)
+
+    @cached_property
+    def flat_inside(self) -> NDArray:
+        """(3 P, M)."""
+        return self.inside.transpose(2, 1, 0).reshape(-1, len(self.inside))
+
+    @cached_property
+    def inside_on_skin(self) -> NDArray:
+        """(3, M, B)."""
+        return np.einsum("mpb,mpc->cmb", self.skin, self.inside)
+
+    @cached_property
+    def inside_on_lips(self) -> NDArray:
+        """(3, M)."""
+        return np.einsum("mp,mpc->cm", self.lips, self.inside)
+
+    @cached_property
+    def powers(self) -> tuple[NDArray, NDArray]:
+        """(M,) squared lengths of inside and lips."""
+        return (self.inside**2).sum((1, 2)), (self.lips**2).sum(1)
 
 
 @dataclass(frozen=True)
@@ -247,7 +273,7 @@ def _orthonormal(columns: NDArray) -> NDArray:
 
 
 _models = functools.lru_cache(maxsize=32)(_build)
-_fine_models = functools.lru_cache(maxsize=4)(_build)  # 30 MB each
+_fine_models = functools.lru_cache(maxsize=2)(_build)  # 60 MB each
 
 
 def _fit(patches: NDArray, models: Models) -> Fit:
@@ -255,10 +281,10 @@ def _fit(patches: NDArray, models: Models) -> Fit:
 
     With Q the orthonormal skin and v = patch - inside, what is left of v is |v|^2 - |Q'v|^2.
     """
-    count, pixels, colours = models.skin.shape
-    held = np.einsum("mpb,mpc->cmb", models.skin, models.inside)
-    seen = (patches @ models.skin.transpose(1, 0, 2).reshape(pixels, -1)).reshape(-1, 3, count, colours) - held
-    mixed = patches.reshape(len(patches), -1) @ models.inside.transpose(2, 1, 0).reshape(3 * pixels, count)
-    power = (patches**2).sum((1, 2))[:, None] + (models.inside**2).sum((1, 2))
-    along = patches @ models.lips.T - np.einsum("mp,mpc->cm", models.lips, models.inside)
-    return Fit(power - 2 * mixed - (seen**2).sum((1, 3)), along, (models.lips**2).sum(1))
+    count, _, colours = models.skin.shape
+    inside, lips = models.powers
+    seen = (patches @ models.flat_skin).reshape(-1, 3, count, colours) - models.inside_on_skin
+    mixed = patches.reshape(len(patches), -1) @ models.flat_inside
+    power = (patches**2).sum((1, 2))[:, None] + inside
+    along = patches @ models.lips.T - models.inside_on_lips
+    return Fit(power - 2 * mixed - (seen**2).sum((1, 3)), along, lips)
