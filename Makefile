@@ -1,5 +1,5 @@
 # make demo        the main job on synthetic people, two sites in FLARE's simulator
-# make test        lint and the test suite        make acceptance   what is slower
+# make test        lint and the test suite        make acceptance   what is slower (its page needs chromium on PATH)
 
 PYTHON := $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin

@@ -143,20 +143,27 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     study.add_argument("study", metavar="STUDY", help=f"a STUDY.yaml, or a shipped one: {', '.join(STUDIES)}")
     study.add_argument("--out", type=Path, help="folder for all of it (default runs/study-<name>); what is "
                        "there is not run again")
+    study.add_argument("--record", type=Path, metavar="MD", help="also write the results into this Markdown file, in "
+                       "place of what it says of this study")
     study.set_defaults(run=_study)
 
 
 def _study(parsed: argparse.Namespace) -> None:
+    from datetime import date
+
     from privfedtalk_flare.files import READABLE, write_whole
     from privfedtalk_flare.study.plan import load_study
     from privfedtalk_flare.study.results import Results
     from privfedtalk_flare.study.runner import run_study
-    from privfedtalk_flare.study.told import as_text
+    from privfedtalk_flare.study.told import as_text, record
 
     study = load_study(parsed.study)
     out = parsed.out or Path("runs") / f"study-{study.name}"
-    text = as_text(Results(study, run_study(study, out, lambda line: print(line, flush=True))))
+    results = Results(study, run_study(study, out, lambda line: print(line, flush=True)))
+    text = as_text(results)
     print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
+    if parsed.record is not None:
+        print(record(results, parsed.record, date.today()))
 
 
 def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

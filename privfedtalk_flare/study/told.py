@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
+from pathlib import Path
+
+from privfedtalk_flare.files import READABLE, write_whole
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.tables import as_markdown, differences, means
 
@@ -26,3 +31,19 @@ def as_text(results: Results) -> str:
     if table[1]:
         parts += [PAIRED, as_markdown(table)]
     return "\n\n".join(parts) + "\n"
+
+
+def record(results: Results, path: Path, today: date) -> Path:
+    """Writes the study into the Markdown file `path`, in place of what it said of it before; other studies stay."""
+    begin, end = (f"<!-- {word} of study {results.study.name} -->" for word in ("begin", "end"))
+    before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
+    told = (f"{begin}\n\n{as_text(results)}\n`privfedtalk study {results.study.name} --record {path.name}`, "
+            f"{today.isoformat()}.\n\n{end}")
+    there = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    whole = there.sub(lambda _: told, before) if there.search(before) else f"{before.rstrip()}\n\n{told}"
+    return write_whole(path, f"{whole.rstrip()}\n".encode(), READABLE)
+
+
+_HEAD = """# Results of the studies
+
+Written by `privfedtalk study`, not by hand. People are rendered; every number is of held-out clips."""

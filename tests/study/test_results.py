@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import stats
 from privfedtalk_flare.study.plan import parse_study
 from privfedtalk_flare.study.results import Results, estimate
 from privfedtalk_flare.study.tables import as_latex, as_markdown, differences, means
-from privfedtalk_flare.study.told import as_text
+from privfedtalk_flare.study.told import as_text, record
 
 STUDY = parse_study({
     "name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 2, "people": 2},
@@ -87,3 +88,19 @@ def test_tables_are_markdown_and_latex() -> None:
 
 def test_a_study_of_which_nothing_ran_yet_says_so() -> None:
     assert "0 of 8 runs" in as_text(Results(STUDY, []))
+
+
+def test_a_record_takes_the_place_of_the_one_before_and_leaves_other_studies_alone(tmp_path) -> None:
+    path = tmp_path / "RESULTS.md"
+    other = parse_study({"name": "other", "question": "What?", "seeds": [1], "variants": {
+        "a": {"privacy": {"mechanism": "off"}}}}, "other.yaml")
+    record(Results(STUDY, []), path, date(2026, 1, 1))
+    record(Results(other, []), path, date(2026, 1, 2))
+    first = path.read_text(encoding="utf-8")
+    record(RESULTS, path, date(2026, 1, 3))
+    record(RESULTS, path, date(2026, 1, 3))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Results of the studies") and text.count("## small") == text.count("## other") == 1
+    assert "0 of 8 runs" in first and "0 of 8 runs" not in text and "6 of 8 runs" in text
+    assert "`privfedtalk study small --record RESULTS.md`, 2026-01-03." in text and "2026-01-02." in text
+    assert text.index("## small") < text.index("## other")
