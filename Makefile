@@ -15,7 +15,7 @@ demo: .venv/.installed
 	cp $(RUN)/server/simulate_job/summary.json $(RUN)/summary.json
 	@echo
 	@$(BIN)/privfedtalk summary $(RUN)
-	@echo; echo "Videos";             find $(RUN)/site-*/simulate_job -name '*.mp4' | sort
+	@echo; echo "Videos";             find $(RUN)/site-*/simulate_job -name '*.mp4' ! -name '*.real.mp4' | sort
 	@echo; echo "Adapters";           find $(STATE) -name '*.safetensors' -path '*adapter*' | sort
 	@echo; echo "TensorBoard folder"; echo $(RUN)/server/simulate_job/tb_events
 

@@ -53,7 +53,8 @@ def test_new_people_get_their_own_adapters_and_are_measured(folder, kit, capsys)
     files = sorted((folder / "state" / "identities").rglob("adapter.safetensors"))
     assert len(files) == 2 and all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
     assert all(f"{name}: {folder / 'state' / 'identities'}" in told for name in names)
-    assert len(list((folder / "state" / "videos").glob("*.mp4"))) == 2
+    films = sorted(path.name for path in (folder / "state" / "videos").glob("*.mp4"))
+    assert len(films) == 4 and sum(name.endswith(".real.mp4") for name in films) == 2
     face = next((folder / "state" / "videos").glob("*.png"))
     assert face.stat().st_size > 1000
     assert not (folder / "state" / "ledger.jsonl").exists()  # nothing is released
