@@ -1,7 +1,8 @@
 """Reliability: how far a site's freshly trained adapter can be trusted, measured on its own held-out windows.
 
-Two signals and their mixture (PROTOCOL, Reliability; the paper's s_k = alpha ID + (1 - alpha) TS). Pure numpy, and
-fail-closed: whatever cannot be measured, or is not finite, scores 0, so a broken adapter never gains weight.
+Two signals and their mixture (PROTOCOL, Reliability; the paper's s_k = alpha ID + (1 - alpha) TS), and a third one on
+demand, for what the two cannot see: sound that does not belong to its frames. Pure numpy, and fail-closed: whatever
+cannot be measured, or is not finite, scores 0, so a broken adapter never gains weight.
 """
 
 from __future__ import annotations
@@ -42,17 +43,42 @@ def temporal_stability(generated: np.ndarray, real: np.ndarray, mask: np.ndarray
     return _closed(motion_ratio(generated, real, mask) * math.exp(-flicker(generated, real, mask) / tau))
 
 
-def score(consistency: float, stability: float, alpha: float) -> float:
-    """alpha * identity consistency + (1 - alpha) * temporal stability, in [0, 1]; 0 if either is not in [0, 1].
+def lip_sync_consistency(generated: np.ndarray, unheard: np.ndarray, real: np.ndarray, mask: np.ndarray) -> float:
+    """Whether sound moves the real face as it moves the generated one, in one window: frames (F, H, W, 3) in 0..255,
+    boolean mask (H, W). `unheard` is the clip as it is generated without its sound.
+
+    The correlation of `generated - unheard`, which is what the sound did, with `real - unheard`, over the mask's pixels
+    and each pixel's own mean over time aside; in [0, 1], where no correlation and a negative one are 0. Needs no truth
+    about the mouth, unlike `metrics.sync`. 0 where the sound moves nothing.
+
+    >>> still = np.zeros((4, 16, 16, 3)); mask = np.ones((16, 16), bool)
+    >>> real = still.copy(); real[::2, :8] = 40; late = np.roll(real, 1, axis=0)
+    >>> [lip_sync_consistency(one, still, real, mask) for one in (real, late, still)]
+    [1.0, 0.0, 0.0]
+    """
+    heard, truth = (np.asarray(one, np.float64)[:, mask] - np.asarray(unheard, np.float64)[:, mask]
+                    for one in (generated, real))
+    heard, truth = heard - heard.mean(axis=0), truth - truth.mean(axis=0)
+    length = math.sqrt(float((heard ** 2).sum()) * float((truth ** 2).sum()))
+    return _closed(float((heard * truth).sum()) / length) if length > 0 else 0.0
+
+
+def score(consistency: float, stability: float, alpha: float, lips: float = 0.0, lip_sync: float = 0.0) -> float:
+    """alpha * identity consistency + (1 - alpha) * temporal stability, of which a share `lip_sync` is given to the
+    lip-sync consistency `lips`. In [0, 1]; 0 if one that counts is not in [0, 1].
 
     >>> score(0.9, 0.5, alpha=0.5), score(float("nan"), 0.5, alpha=0.5), score(1e9, 0.5, alpha=0.5)
     (0.7, 0.0, 0.0)
+    >>> round(score(0.9, 0.5, alpha=0.5, lips=0.1, lip_sync=0.5), 9)
+    0.4
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha: must lie in [0, 1], got {alpha!r}")
-    if not (0.0 <= consistency <= 1.0 and 0.0 <= stability <= 1.0):
+    for name, share in (("alpha", alpha), ("lip_sync", lip_sync)):
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name}: must lie in [0, 1], got {share!r}")
+    if not (0.0 <= consistency <= 1.0 and 0.0 <= stability <= 1.0 and (lip_sync == 0 or 0.0 <= lips <= 1.0)):
         return 0.0
-    return _closed(alpha * consistency + (1.0 - alpha) * stability)
+    mixed = alpha * consistency + (1.0 - alpha) * stability
+    return _closed(mixed if lip_sync == 0 else (1.0 - lip_sync) * mixed + lip_sync * lips)
 
 
 def _closed(value: float) -> float:

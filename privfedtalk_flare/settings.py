@@ -89,6 +89,9 @@ class ReliabilitySettings:
     gamma: float = setting(1.0, "metadata and sealed: how strongly the score weighs", low=0.0, high=10.0)
     alpha: float = setting(0.5, "share of identity consistency in the score", low=0.0, high=1.0)
     tau: float = setting(4.0, "flicker, in grey levels of 0..255, at which stability falls to 1/e", low=1e-3)
+    lip_sync: float = setting(0.0, "share of lip-sync consistency in the score, which finds sound that does not belong "
+                                   "to its frames; costs one more generated window a person and round", low=0.0,
+                              high=1.0)
     max_clips: int = setting(64, "n_max: most training clips that count, of a site (sealed: of a person)", low=1)
     max_share: float = setting(2.0, "largest weight of a site, in multiples of 1/K; no cap at K <= 2", low=1.0)
     signal: str = setting("study_reliability.score", "dotted path of the function that scores an identity")

@@ -81,11 +81,15 @@ class Lane:
         """The reliability of the freshly trained adapter, on the start of a held-out clip."""
         clip = person.held_out[0]
         frames = clip.frames[:SCORED_FRAMES]
-        generated = self.generator(frames, person.train[0].frames[0], clip.audio[:len(frames) * SAMPLES_PER_FRAME])
-        reference = embed(self.embedder, frames)
-        return float(signal(generated=generated, real=frames, mask=pixel_mask(int(self.generator.config.size)),
-                            embeddings=embed(self.embedder, generated), reference=reference,
-                            alpha=self.reliability.alpha, tau=self.reliability.tau))
+        said = self.reliability
+        scene = self.generator.prepare(frames, person.train[0].frames[0],
+                                       clip.audio[:len(frames) * SAMPLES_PER_FRAME])
+        generated = self.generator.render(scene)
+        unheard = self.generator.render(scene, guidance=0.0) if said.lip_sync else None
+        return float(signal(generated=generated, unheard=unheard, real=frames,
+                            mask=pixel_mask(int(self.generator.config.size)),
+                            embeddings=embed(self.embedder, generated), reference=embed(self.embedder, frames),
+                            alpha=said.alpha, tau=said.tau, lip_sync=said.lip_sync))
 
     def personalize(self, person: IdentityClips, training: TrainingSettings, rng: np.random.Generator,
                     path: Path) -> float:

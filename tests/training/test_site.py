@@ -9,6 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from privfedtalk_flare.data.media import write_mp4
+from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
+from privfedtalk_flare.data.synthetic import Person, render_clip
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -151,6 +154,29 @@ def test_one_persons_failures_stay_theirs(folder, monkeypatch):
     assert len(work.adapters) == 1
     measured = work.validate(theta)
     assert len(measured.rows["shared"]["psnr"]) == 2 and len(measured.rows["personalized"]["psnr"]) == 1
+
+
+def test_late_sound_lowers_the_score_only_where_lip_sync_counts(folder):
+    """The same person twice at a site that trains next to nothing, the second time with sound half a second late."""
+    corpus = folder / "late"
+    for identity, late in (("whole", 0), ("late", 12)):
+        for clip in range(2):
+            rendered = render_clip(Person.draw(7, 0), clip, 2.0)
+            audio = np.concatenate([np.zeros(late * SAMPLES_PER_FRAME, np.float32), rendered.audio])
+            path = corpus / identity / f"{clip}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_mp4(path, rendered.frames, audio[:len(rendered.audio)])
+
+    def gap(lip_sync: float) -> float:
+        place = SitePlace("site-1", corpus, folder / "late-state", folder / "run")
+        still = TrainingSettings(steps=1, batch=1, learning_rate=1e-6)
+        work = SiteWork("site-1", place, DataSettings(), AdapterSettings(), still, still,
+                        ReliabilitySettings(lip_sync=lip_sync), BackboneSettings(), print)
+        scores = {person.train[0].identity: update.score for person, update in
+                  zip(work.people, work.adapter_round(np.zeros(work.spec.size, np.float32), 1), strict=True)}
+        return scores["whole"] - scores["late"]
+
+    assert gap(1.0) > 0.4 > 0.15 > gap(0.0)
 
 
 def test_a_person_who_cannot_be_measured_is_left_out_by_key(work, monkeypatch):
