@@ -18,8 +18,8 @@ def score(*, generated: np.ndarray, unheard: np.ndarray | None, real: np.ndarray
 
     `generated` and `real` are frames (F, H, W, 3) in 0..255, `mask` (H, W) is True where the mouth was generated,
     `unheard` is what is generated without the sound (None where `lip_sync` is 0), `embeddings` (F, E) are identity
-    embeddings of the generated frames and `reference` (R, E) of real ones. `alpha`, `tau` (grey levels) and `lip_sync`
-    come from the job. With a score outside [0, 1] the person's update counts as zero.
+    embeddings of the generated frames and `reference` (R, E) of a real one of each training clip. `alpha`, `tau` (grey
+    levels) and `lip_sync` come from the job. With a score outside [0, 1] the person's update counts as zero.
     """
     consistency = reliability.identity_consistency(embeddings, reference)
     stability = reliability.temporal_stability(generated, real, mask, tau)

@@ -18,7 +18,8 @@ def identity_consistency(generated: np.ndarray, reference: np.ndarray) -> float:
     """(1 + cosine) / 2 of the identity embeddings of generated (F, E) and reference (R, E) frames, mean over pairs.
 
     In [0, 1]; 1 for the same person, .5 for unrelated ones, 0 for an embedding that is not finite or has no length.
-    The caller embeds the mask with its surroundings, where generated and real pixels meet.
+    The caller embeds the mask with its surroundings, where generated and real pixels meet; references are of other
+    clips than the generated one, so that clips of mixed-up people are not consistent with each other.
 
     >>> identity_consistency(np.array([[1., 0.]]), np.array([[2., 0.]])), identity_consistency([[1., 0.]], [[0., 1.]])
     (1.0, 0.5)

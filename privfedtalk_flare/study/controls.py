@@ -11,6 +11,22 @@ import numpy as np
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 
+CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.01
+"""Of `NoisyUpdates`. At four sites of one person these add noise as long as the clipped update."""
+
+
+class NoisyUpdates(ISFAAggregator):
+    """Clips and noises each site's update as its own privacy filter would, of one person a site. Only to compare what
+    noise does to B alone and to A and B, which no job may noise: their product is not linear in the noise. It promises
+    nothing: updates have left their sites in clear."""
+
+    def _payload(self, params: Mapping[str, Any] | None, said: object) -> tuple[list[bytes], int]:
+        (update,), size = super()._payload(params, said)
+        values = np.frombuffer(update, np.float32).astype(np.float64)
+        values *= min(1.0, CLIP_NORM / max(float(np.linalg.norm(values)), 1e-12))
+        values += np.random.default_rng().normal(0.0, NOISE_MULTIPLIER * CLIP_NORM, size)
+        return [values.astype(np.float32).tobytes()], size
+
 
 class ShuffledScores(ISFAAggregator):
     """The same weights at the wrong sites: each round, scores move on among the sites, by a number of places drawn from

@@ -27,6 +27,9 @@ from privfedtalk_flare.training.validation import FILE_NAME as VALIDATION
 
 RESULT = "result.json"
 STUDY = "study.yaml"
+AT_ONCE = 8
+"""Most sites that are processes at the same time, each with about 1.2 GiB. It may be more than there are cores: the
+simulator starts a site that has to wait for its turn anew for every task."""
 CONSOLE = Path(privfedtalk_flare.__file__).parent / "flare" / "console.json"
 
 
@@ -116,7 +119,7 @@ def _simulated(variant: Variant, seed: int, corpora: Path, folder: Path, sites: 
     recipe.export(str(folder))
     if variant.aggregator:
         _swap_aggregator(folder / "study", variant.aggregator)
-    workspace, at_once = folder / "workspace", min(len(sites), _cores())
+    workspace, at_once = folder / "workspace", min(len(sites), AT_ONCE)
     threads = max(1, _cores() // (at_once * beside))
     (workspace / "local").mkdir(parents=True)
     (workspace / "local" / SITE_FILE).write_text(

@@ -78,7 +78,8 @@ class Lane:
         return IdentityUpdate(vector, score, len(person.train))
 
     def _score(self, person: IdentityClips, signal: Callable[..., Any]) -> float:
-        """The reliability of the freshly trained adapter, on the start of a held-out clip."""
+        """The reliability of the freshly trained adapter, on the start of a held-out clip. Who is in it must be who is
+        in every training clip: a folder that holds somebody else's clips as well is not consistent."""
         clip = person.held_out[0]
         frames = clip.frames[:SCORED_FRAMES]
         said = self.reliability
@@ -86,9 +87,10 @@ class Lane:
                                        clip.audio[:len(frames) * SAMPLES_PER_FRAME])
         generated = self.generator.render(scene)
         unheard = self.generator.render(scene, guidance=0.0) if said.lip_sync else None
+        reference = embed(self.embedder, np.stack([other.frames[0] for other in person.train]))
         return float(signal(generated=generated, unheard=unheard, real=frames,
                             mask=pixel_mask(int(self.generator.config.size)),
-                            embeddings=embed(self.embedder, generated), reference=embed(self.embedder, frames),
+                            embeddings=embed(self.embedder, generated), reference=reference,
                             alpha=said.alpha, tau=said.tau, lip_sync=said.lip_sync))
 
     def personalize(self, person: IdentityClips, training: TrainingSettings, rng: np.random.Generator,

@@ -156,27 +156,37 @@ def test_one_persons_failures_stay_theirs(folder, monkeypatch):
     assert len(measured.rows["shared"]["psnr"]) == 2 and len(measured.rows["personalized"]["psnr"]) == 1
 
 
-def test_late_sound_lowers_the_score_only_where_lip_sync_counts(folder):
-    """The same person twice at a site that trains next to nothing, the second time with sound half a second late."""
-    corpus = folder / "late"
-    for identity, late in (("whole", 0), ("late", 12)):
-        for clip in range(2):
-            rendered = render_clip(Person.draw(7, 0), clip, 2.0)
+@pytest.fixture(scope="module")
+def scores_with(folder):
+    """Scores, by settings, of three folders of clips at a site that trains next to nothing: one person's; the same with
+    sound half a second late; and two people's clips by turns."""
+    corpus = folder / "spoiled"
+    for identity, late, people in (("whole", 0, 1), ("late", 12, 1), ("mixed", 0, 2)):
+        for clip in range(4):
+            rendered = render_clip(Person.draw(7, clip % people), clip, 2.0)
             audio = np.concatenate([np.zeros(late * SAMPLES_PER_FRAME, np.float32), rendered.audio])
             path = corpus / identity / f"{clip}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mp4(path, rendered.frames, audio[:len(rendered.audio)])
 
-    def gap(lip_sync: float) -> float:
-        place = SitePlace("site-1", corpus, folder / "late-state", folder / "run")
+    def scores(**reliability: float) -> dict[str, float]:
+        place = SitePlace("site-1", corpus, folder / "spoiled-state", folder / "run")
         still = TrainingSettings(steps=1, batch=1, learning_rate=1e-6)
         work = SiteWork("site-1", place, DataSettings(), AdapterSettings(), still, still,
-                        ReliabilitySettings(lip_sync=lip_sync), BackboneSettings(), print)
-        scores = {person.train[0].identity: update.score for person, update in
-                  zip(work.people, work.adapter_round(np.zeros(work.spec.size, np.float32), 1), strict=True)}
-        return scores["whole"] - scores["late"]
+                        ReliabilitySettings(**reliability), BackboneSettings(), print)
+        updates = work.adapter_round(np.zeros(work.spec.size, np.float32), 1)
+        return {person.train[0].identity: update.score for person, update in zip(work.people, updates, strict=True)}
+    return scores
 
-    assert gap(1.0) > 0.4 > 0.15 > gap(0.0)
+
+def test_late_sound_lowers_the_score_most_where_lip_sync_counts(scores_with):
+    plain, heard = scores_with(lip_sync=0.0), scores_with(lip_sync=1.0)
+    assert heard["whole"] - heard["late"] > max(0.4, 2 * (plain["whole"] - plain["late"]))
+
+
+def test_clips_of_mixed_up_people_are_not_consistent(scores_with):
+    scores = scores_with(alpha=1.0)
+    assert scores["whole"] > 0.95 and scores["mixed"] < 0.8
 
 
 def test_a_person_who_cannot_be_measured_is_left_out_by_key(work, monkeypatch):
