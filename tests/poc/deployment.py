@@ -90,10 +90,14 @@ class Deployment(poc_run.Poc):
         return [one for one in self.processes() if any(str(self.kits / name) in word for word in one.cmdline())]
 
     def kill(self, name: str) -> None:
-        """A site's or the server's machine dies: all of its processes at once, those that watch over others first."""
-        for one in sorted(self.processes_of(name), key=lambda one: one.create_time()):
+        """A site's or the server's machine dies: all of its processes at once, those that watch over others first.
+        Returns when none is left, not even as a zombie, which a kit that is started takes for an instance that runs."""
+        processes = sorted(self.processes_of(name), key=lambda one: one.create_time())
+        for one in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
+        _, left = psutil.wait_procs(processes, timeout=30)
+        assert not left, f"{name}: {left} are still there"
 
     def start(self, name: str) -> None:
         self._command("nvflare", "poc", "start", "-p", name, "--no-wait")
