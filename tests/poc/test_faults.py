@@ -92,7 +92,7 @@ def test_a_site_whose_process_dies_ends_the_job_and_its_clone_goes_on(poc: Deplo
 
 
 def test_a_site_that_does_not_answer_is_left_behind_and_takes_part_again(poc: Deployment, tmp_path: Path) -> None:
-    job = submit(poc, tmp_path, rounds=2, timeout=30.0)
+    job = submit(poc, tmp_path, rounds=2, timeout=60.0)
     poc.until(job, "phase adapter begins")
     wait_for(lambda: spent(poc, job)["site-3"] == 1, "site-3 to train round 1", 120)
     process = poc.job_process("site-3", job)
@@ -108,7 +108,7 @@ def test_a_site_that_does_not_answer_is_left_behind_and_takes_part_again(poc: De
 
 
 def test_too_few_sites_end_the_phase_in_order_and_the_result_is_kept(poc: Deployment, tmp_path: Path) -> None:
-    job = submit(poc, tmp_path, rounds=3, min_sites=3, timeout=30.0)
+    job = submit(poc, tmp_path, rounds=3, min_sites=3, timeout=60.0)
     poc.until(job, "round 1/3")
     process = poc.job_process("site-3", job)
     process.send_signal(signal.SIGSTOP)
