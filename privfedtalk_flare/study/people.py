@@ -31,7 +31,8 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
     A clip is damaged as it would be in life: frames and sound both as trained on and as held out; the aperture beside
     it stays that of the frames.
     """
-    made_from = json.dumps({**asdict(corpus), "seed": seed}, sort_keys=True)
+    rendered = {name: value for name, value in asdict(corpus).items() if name != "measured"}
+    made_from = json.dumps({**rendered, "seed": seed}, sort_keys=True)
     root = folder / f"{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     if (root / "whole.json").is_file():
         return root

@@ -46,6 +46,7 @@ class CorpusSpec:
     seconds: float = setting(2.0, "length of a clip", low=1.0, high=60.0)
     accent: float = setting(1.0, "how differently than the backbone's people their lips shape the same sounds", low=0.0,
                             high=1.0)
+    measured: int | None = setting(None, "most people of a site who are measured; default: everybody", low=2)
     damage: str = setting("none", "what is wrong with every clip of the damaged sites", choices=DAMAGES)
     damaged: int = setting(0, "how many sites are damaged, counted from the last one", low=0)
     strength: float = setting(1.0, "of the damage; 1 is plain to see", low=0.0)

@@ -123,8 +123,8 @@ def _simulated(variant: Variant, seed: int, corpora: Path, folder: Path, sites: 
     threads = max(1, _cores() // (at_once * beside))
     (workspace / "local").mkdir(parents=True)
     (workspace / "local" / SITE_FILE).write_text(
-        f"corpus: {corpora}/{{site}}\nstate: {folder}/state/{{site}}\nthreads: {threads}\nrequire_encryption: false\n",
-        encoding="utf-8")
+        f"corpus: {corpora}/{{site}}\nstate: {folder}/state/{{site}}\nthreads: {threads}\nrequire_encryption: false\n"
+        f"measured: {variant.corpus.measured or 'null'}\n", encoding="utf-8")
     nvflare = Path(sys.executable).with_name("nvflare")
     _run([nvflare, "simulator", folder / "study", "-w", workspace, "-c", ",".join(sites), "-t", str(at_once)],
          folder / "log.txt")

@@ -42,6 +42,9 @@ class SiteFile:
     require_consent: bool = setting(False, "leave out who has no consent.yaml, beside their clips, that holds today")
     low_memory: bool = setting(False, "bf16 backbone, gradient checkpointing, one window and one person at a time")
     min_identities: int = setting(2, "fewest people over whom a metric that leaves the site is taken", low=1)
+    measured: int | None = setting(None, "most people whom `validate` measures, always the same; default: everybody. "
+                                         "No job's choice: two that differ by one person would tell about that one",
+                                   low=1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class SitePlace:
     require_consent: bool = False
     low_memory: bool = False
     min_identities: int = 2
+    measured: int | None = None
     delta: float = 1e-5
     anchor: Path | None = None
     local: Path | None = None
@@ -114,7 +118,7 @@ class SitePlace:
                    devices=file.devices, threads=file.threads, epsilon_max=file.epsilon_max,
                    require_encryption=file.require_encryption, allow_backbone=file.allow_backbone,
                    require_consent=file.require_consent, low_memory=file.low_memory,
-                   min_identities=file.min_identities, delta=file.delta,
+                   min_identities=file.min_identities, measured=file.measured, delta=file.delta,
                    anchor=_folder(file.anchor, f"{where}.anchor"), local=path.parent if path is not None else None)
 
 

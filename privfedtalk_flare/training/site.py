@@ -128,9 +128,9 @@ class SiteWork:
         return sorted(str(path.relative_to(self.place.state)) for path in paths if path.exists())
 
     def validate(self, theta: np.ndarray, people: Sequence[IdentityClips] | None = None) -> Validation:
-        """Measures every row on the held-out clips of `people` (None: everybody) and renders sample videos into the
-        job's run folder; beside them, for the site's own eyes, `validation.json` and TensorBoard events. Who has no
-        adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
+        """Measures every row on the held-out clips of `people` (None: the site's `measured`) and renders sample videos
+        into the job's run folder; beside them, for the site's own eyes, `validation.json` and TensorBoard events. Who
+        has no adapter of their own is left out of `personalized`, whose measurement fails out of every row."""
         self._load_both(theta)
         for lane in self.lanes:
             _ = lane.embedder
@@ -145,7 +145,7 @@ class SiteWork:
         def failed(person: IdentityClips, error: Exception) -> None:
             self.log(f"validate: measuring {_named(person, error)} failed, who is left out: {error}")
 
-        people = self.people if people is None else people
+        people = self.people[:self.place.measured] if people is None else people  # their order is nobody's choice
         found = self._each("validate", measure, failed, people)
         kept = [(person, one) for person, one in zip(people, found, strict=True) if one is not None]
         save_validation(self.place.output, {person.digest: one.rows for person, one in kept})

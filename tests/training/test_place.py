@@ -35,10 +35,11 @@ def test_without_a_file_state_lies_outside_the_run(tmp_path: Path, text: str | N
     found = place(tmp_path, text)
     assert found.state == Path.home() / ".privfedtalk" / "study" / "site-3"
     assert found.corpus is None and found.epsilon_max is None
-    assert found.require_encryption and found.min_identities == 2
+    assert found.require_encryption and found.min_identities == 2 and found.measured is None
 
 
 @pytest.mark.parametrize(("text", "said"), [
+    ("measured: 0", "measured: must be at least 1"),
     ("corpse: /clips", "unknown setting 'corpse'; the choices are corpus, state, devices"),
     ("state: clips", "'clips' is relative; give an absolute path"),
     ("anchor: disk", "anchor: 'disk' is relative"),

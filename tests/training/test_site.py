@@ -131,6 +131,14 @@ def test_personalize_and_validate(work, folder):
     assert_kept_for_the_site(folder / "run", work, measured)
 
 
+def test_a_site_may_measure_a_few_people_for_all(folder):
+    few = work_at(folder, measured=1)
+    measured = few.validate(np.zeros(few.spec.size, np.float32))
+    told = json.loads((folder / "run" / "validation.json").read_text(encoding="utf-8"))
+    assert list(told) == [few.people[0].digest] and len(few.people) == 2
+    assert len(measured.rows["backbone"]["psnr"]) == 1  # egress asks for more before a mean leaves
+
+
 def test_one_persons_failures_stay_theirs(folder, monkeypatch):
     """A signal that breaks, an adapter that diverges: the others' updates, adapters and metrics are kept."""
     def first_fails(real, error):
