@@ -386,7 +386,7 @@ AGREED = {"privacy": plain(PrivacySettings()), "reliability": plain(ReliabilityS
     (p.TASK_BACKBONE, {p.JOB: "job-2"}, "header job: the server says 'job-2', this site runs 'job-1'"),
     (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "privacy": plain(PrivacySettings(noise_multiplier=9.0))}},
      "privacy: the server's settings differ from this site's in noise_multiplier"),
-    (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "reliability": {}}}, "in alpha, gamma, max_clips"),
+    (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "reliability": {}}}, "in alpha, gamma, lip_sync, max_clips"),
     (p.TASK_ADAPTER, {p.AGREED: {"data": {}}}, "'data' cannot be compared; the choices are privacy, reliability"),
     (p.TASK_ADAPTER, {p.AGREED: {**AGREED, "rounds": plain(RoundSettings(eta=9.0))}}, "rounds: the server's settings"),
     (p.TASK_ADAPTER, {p.MOVED: [1.0]}, "does not say how far theta has moved")])
