@@ -152,10 +152,11 @@ def _study(parsed: argparse.Namespace) -> None:
     from datetime import date
 
     from privfedtalk_flare.files import READABLE, write_whole
+    from privfedtalk_flare.report.record import record
     from privfedtalk_flare.study.plan import load_study
     from privfedtalk_flare.study.results import Results
     from privfedtalk_flare.study.runner import run_study
-    from privfedtalk_flare.study.told import as_text, record
+    from privfedtalk_flare.study.told import as_text
 
     study = load_study(parsed.study)
     out = parsed.out or Path("runs") / f"study-{study.name}"

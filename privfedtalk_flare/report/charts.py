@@ -38,7 +38,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], x: str) -> str:
     rows = {name: told for name, told in rows.items() if all(map(math.isfinite, told))}
     if not rows:
         return ""
-    step, left = 24, 190
+    step, left = 24, min(WIDTH / 2, 16 + 6 * max(map(len, rows)))
     height = _TOP + step * len(rows) + _BOTTOM
     xs = _Axis([0.0, *(value for told in rows.values() for value in told)], left, WIDTH - _RIGHT)
     parts = [f'<text x="{xs.at(tick):.1f}" y="{height - 18}" text-anchor="middle">{_text(tick)}</text>'
@@ -51,6 +51,14 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], x: str) -> str:
                   f'<line x1="{xs.at(low):.1f}" x2="{xs.at(high):.1f}" y1="{at}" y2="{at}" stroke="{colour}" '
                   'stroke-width="2"/>', f'<circle cx="{xs.at(mean):.1f}" cy="{at}" r="4" fill="{colour}"/>']
     return _svg(height, parts)
+
+
+def standalone(svg: str) -> str:
+    """A chart as a file of its own, on white: no page gives it its style."""
+    style = ('<style>text { fill: #333; font: 11px system-ui, sans-serif; } .grid { stroke: #ccc; }</style>'
+             '<rect width="100%" height="100%" fill="#fff"/>')
+    opened, rest = svg.split(">", 1)
+    return f'{opened} xmlns="http://www.w3.org/2000/svg" width="{1.5 * WIDTH:.0f}">{style}{rest}\n'
 
 
 class _Axis:

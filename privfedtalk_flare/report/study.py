@@ -9,7 +9,7 @@ from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.report.run import films_in
-from privfedtalk_flare.study.results import Estimate, Results, metrics_of
+from privfedtalk_flare.study.results import Results, metrics_of
 from privfedtalk_flare.study.runner import folder_of
 from privfedtalk_flare.study.tables import SHOWN, differences, heading, means
 from privfedtalk_flare.study.told import PAIRED, status
@@ -20,7 +20,7 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
     study, row = results.study, results.study.row
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
-    table, films = differences(results, row), _films(results, out)
+    table, films = differences(results), _films(results, out)
     return [Section("Results", texts=[status(results)], tables=[means(results, row)]),
             Section("Differences", texts=[PAIRED] if table[1] else [], tables=[table] if table[1] else [],
                     charts=_intervals(results)),
@@ -32,18 +32,16 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
 
 
 def _intervals(results: Results) -> list[Chart]:
-    row, found = results.study.row, []
-    for metric in (name for name in metrics_of(results, row) if name in SHOWN):
-        told = {f"{pair.first} - {pair.second}": estimate for pair in results.study.compare if (
-            estimate := results.difference(pair.first, pair.second, row, metric,
-                                           pair.sites or results.good(pair.first, pair.second))) is not None}
-        found.append(Chart(intervals({name: _ends(one) for name, one in told.items()}, heading(metric)),
-                           f"{heading(metric)}: difference, 95 % interval; grey where it holds 0"))
-    return [chart for chart in found if chart.svg]
+    charts = [differing(results, metric) for metric in metrics_of(results, results.study.row) if metric in SHOWN]
+    return [chart for chart in charts if chart.svg]
 
 
-def _ends(told: Estimate) -> tuple[float, float, float]:
-    return told.mean, told.low, told.high
+def differing(results: Results, metric: str) -> Chart:
+    """Every comparison's difference in one metric."""
+    told = {str(pair): (found.mean, found.low, found.high) for pair in results.study.compare
+            if (found := results.compared(pair, metric)) is not None}
+    return Chart(intervals(told, heading(metric)),
+                 f"{heading(metric)}: difference, 95 % interval; grey where it holds 0")
 
 
 def _films(results: Results, out: Path) -> dict[str, list[Film]]:

@@ -14,12 +14,14 @@
       damaged: {corpus: {damage: noise, damaged: 2}, seeds: [1]}
     compare:                         # the first less the second, paired by person; at these sites, or all undamaged
       - [isfa, fedavg]
+      - [fedavg, backbone]           # less what its own runs measured before training
       - [isfa, local, [site-1, site-2]]
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -31,7 +33,10 @@ from privfedtalk_flare.settings import SettingsError, parse, setting
 
 DAMAGES = ("none", "noise", "flicker", "blur", "late", "mixed")
 METHODS = ("federated", "local", "pooled")
+BACKBONE = "backbone"
+"""What any variant can be compared with: the row of that name in its own runs."""
 RUNNABLE = tuple(section for section in SECTIONS if section not in ("data", "backbone"))
+_NAME = re.compile(r"[A-Za-z0-9+.-]+( [A-Za-z0-9+.-]+)*")
 _KEYS = ("name", "question", "seeds", "row", "corpus", "job", "variants", "compare")
 
 
@@ -80,11 +85,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The variant `first` less `second`, at `sites`; at every site that neither damages where there is none."""
+    """The variant `first` less `second`, at `sites`; at every site that neither damages where there is none. `second`
+    may be `backbone`: what `first` itself measured before any training."""
 
     first: str
     second: str
     sites: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return (self.first,) if self.second == BACKBONE else (self.first, self.second)
+
+    def __str__(self) -> str:
+        return f"{self.first} - {self.second}" + (f" at {', '.join(self.sites)}" if self.sites else "")
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,9 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
     variants = {}
     for name, told in content["variants"].items():
         place = f"{where}: variants.{name}"
+        if not _NAME.fullmatch(str(name)) or name == BACKBONE:
+            raise SettingsError(f"{place}: a variant's name is made of letters, digits, spaces and + - . and is not "
+                                f"{BACKBONE}")
         told = told or {}
         _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), place)
         own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, place)
@@ -160,8 +176,10 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
-    if not (isinstance(told, list) and len(told) in (2, 3) and set(told[:2]) <= set(variants)):
-        raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)}, and a list of sites or nothing")
+    if not (isinstance(told, list) and len(told) in (2, 3) and told[0] in variants
+            and told[1] in (*variants, BACKBONE)):
+        raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
+                            "second), and a list of sites or nothing")
     first, second, sites = (*told, [])[:3]
     known = variants[first].corpus.names
     if not (isinstance(sites, list) and set(sites) <= set(known)):

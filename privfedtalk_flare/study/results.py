@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS
-from privfedtalk_flare.study.plan import Study
+from privfedtalk_flare.study.plan import BACKBONE, Comparison, Study
 
 Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
@@ -89,14 +89,17 @@ class Results:
 
     def difference(self, first: str, second: str, row: str, metric: str,
                    sites: Iterable[str] | None = None) -> Estimate | None:
-        """The first less the second, of the people whom both have."""
-        one, other = (self.values(name, row, metric, sites) for name in (first, second))
+        """The first less the second, of the people whom both have; less its own row `backbone` where the second is
+        called so."""
+        one = self.values(first, row, metric, sites)
+        other = self.values(*((first, BACKBONE) if second == BACKBONE else (second, row)), metric, sites)
         return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
 
-    def good(self, *variants: str) -> list[str]:
-        """The sites that no run of these variants damages."""
-        names = [set(self.study.variants[name].corpus.good) for name in variants]
-        return sorted(set.intersection(*names))
+    def compared(self, pair: Comparison, metric: str) -> Estimate | None:
+        """The study's comparison, at its sites: where it names none, all that neither variant damages."""
+        good = [set(self.study.variants[name].corpus.good) for name in pair.variants]
+        return self.difference(pair.first, pair.second, self.study.row, metric,
+                               pair.sites or set.intersection(*good))
 
     def _site_of(self, seed: int, person: str) -> str:
         for runs in self._of.values():

@@ -40,9 +40,12 @@ class RunError(ValueError):
 def run_study(study: Study, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Runs what is not in `out` yet, and returns every run's result. Stopped at any point, it goes on from there.
 
-    Raises `SettingsError` where `out` holds a run of a variant that has changed since.
+    Raises `SettingsError` where `out` holds a run of a variant that has changed since, or cannot be FLARE's workspace.
     """
     out = out.resolve()
+    if any(letter.isspace() for letter in str(out)):
+        raise SettingsError(f"{str(out)!r}: FLARE's simulator does not work in a folder with a space in its path; give "
+                            "another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     results, waiting = [], []
@@ -97,8 +100,9 @@ def run(variant: Variant, seed: int, out: Path) -> dict[str, Any]:
 
 
 def folder_of(out: Path, variant: Variant, seed: int) -> Path:
-    """Where a run lies."""
-    return out / "runs" / f"{variant.name}-{seed}"
+    """Where a run lies: without a space, at which FLARE's simulator would cut the path in two. No two variants share
+    one, as their names hold no underscore."""
+    return out / "runs" / f"{variant.name.replace(' ', '_')}-{seed}"
 
 
 def _finished(variant: Variant, seed: int, folder: Path) -> dict[str, Any] | None:

@@ -36,19 +36,17 @@ def means(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
     return ["", *map(heading, known), "a run"], lines
 
 
-def differences(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
+def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line for each pair that the study compares: difference and interval, on the people of undamaged sites. Bold
     where the interval leaves out 0 and all seeds agree."""
-    known = [name for name in metrics_of(results, row) if name in metrics]
+    known = [name for name in metrics_of(results, results.study.row) if name in metrics]
     lines = []
     for pair in results.study.compare:
-        sites = pair.sites or results.good(pair.first, pair.second)
-        found = [results.difference(pair.first, pair.second, row, name, sites) for name in known]
+        found = [results.compared(pair, name) for name in known]
         people = max((one.people for one in found if one is not None), default=0)
         if people:
-            where = f" at {', '.join(pair.sites)}" if pair.sites else ""
             shown = [_difference(one, name) for one, name in zip(found, known, strict=True)]
-            lines.append([f"{pair.first} - {pair.second}{where}", *shown, str(people)])
+            lines.append([str(pair), *shown, str(people)])
     return ["", *map(heading, known), "people"], lines
 
 

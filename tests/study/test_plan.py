@@ -42,6 +42,8 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"corpus": {"damage": "noise"}}, "damage 'noise' at 0 of 4 sites"),
     ({"corpus": {"damage": "rust", "damaged": 1}}, "'rust'; the choices are none, noise"),
     ({"variants": {"one": {"adapter": {"train": "both"}, "privacy": {"mechanism": "gaussian"}}}}, "train"),
+    ({"variants": {"../one": {}}}, r"variants.../one: a variant's name is made of letters, digits, spaces"),
+    ({"variants": {"a_b": {}}}, "a_b: a variant's name is made of"),
     ({"compare": [["one", "three"]]}, "give two of one, two"),
     ({"compare": [["one", "two", ["site-9"]]]}, "the choices are site-1, site-2, site-3")])
 def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from datetime import date
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from privfedtalk_flare.study.plan import parse_study
+from privfedtalk_flare.study.plan import Comparison, parse_study
 from privfedtalk_flare.study.results import Results, estimate
 from privfedtalk_flare.study.tables import as_latex, as_markdown, differences, means
-from privfedtalk_flare.study.told import as_text, record
+from privfedtalk_flare.study.told import as_text
 
 STUDY = parse_study({
     "name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 2, "people": 2},
     "job": {"privacy": {"mechanism": "off"}},
     "variants": {"one": {}, "two": {}, "all": {"method": "pooled"},
                  "bad": {"corpus": {"damage": "noise", "damaged": 1}}},
-    "compare": [["one", "two"], ["one", "all"], ["one", "two", ["site-2"]], ["one", "bad"]]}, "study.yaml")
+    "compare": [["one", "two"], ["one", "all"], ["one", "two", ["site-2"]], ["one", "bad"],
+                ["two", "backbone"]]}, "study.yaml")
 
 
 def result(variant: str, seed: int, psnr: dict[str, dict[str, float | None]]) -> dict:
     return {"variant": variant, "seed": seed, "seconds": 60.0, "summary": None, "made_from": {}, "people": {
-        site: {person: {"shared": {"psnr_mask": value}, "ground_truth": {"psnr_mask": 100.0}}
+        site: {person: {"shared": {"psnr_mask": value}, "backbone": {"psnr_mask": 8.0},
+                        "ground_truth": {"psnr_mask": 100.0}}
                for person, value in people.items()} for site, people in psnr.items()}}
 
 
@@ -65,11 +66,16 @@ def test_one_trainers_people_are_found_at_their_sites() -> None:
     assert RESULTS.difference("one", "all", "shared", "psnr_mask").mean == pytest.approx((-1 + 0 - 1) / 3)
 
 
+def test_a_variant_is_compared_with_its_own_backbone() -> None:
+    found = RESULTS.compared(Comparison("two", "backbone", ("site-2",)), "psnr_mask")
+    assert found.people == 2 and found.mean == pytest.approx((20 + 1) / 2)
+
+
 def test_damaged_sites_are_left_out_of_a_comparison() -> None:
-    assert RESULTS.good("one", "bad") == ["site-1"]
-    head, lines = differences(RESULTS, "shared")
-    assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad"]
-    assert [line[-1] for line in lines] == ["4", "3", "1", "2"]
+    head, lines = differences(RESULTS)
+    assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",
+                                         "two - backbone"]
+    assert [line[-1] for line in lines] == ["4", "3", "1", "2", "5"]
     assert lines[0][1].startswith("**+1.12 [") and head[-1] == "people"
 
 
@@ -81,26 +87,10 @@ def test_tables_are_markdown_and_latex() -> None:
     assert any(line.startswith("| one | 23.25") for line in lines)
     latex = as_latex(table)
     assert latex.startswith(r"\begin{tabular}{lrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
-    assert as_latex(differences(RESULTS, "shared")).count(r"\textbf{") == 1
+    assert as_latex(differences(RESULTS)).count(r"\textbf{") == 2
     told = as_text(RESULTS)
     assert told.startswith("## small\n\nWhich?") and "6 of 8 runs" in told
 
 
 def test_a_study_of_which_nothing_ran_yet_says_so() -> None:
     assert "0 of 8 runs" in as_text(Results(STUDY, []))
-
-
-def test_a_record_takes_the_place_of_the_one_before_and_leaves_other_studies_alone(tmp_path) -> None:
-    path = tmp_path / "RESULTS.md"
-    other = parse_study({"name": "other", "question": "What?", "seeds": [1], "variants": {
-        "a": {"privacy": {"mechanism": "off"}}}}, "other.yaml")
-    record(Results(STUDY, []), path, date(2026, 1, 1))
-    record(Results(other, []), path, date(2026, 1, 2))
-    first = path.read_text(encoding="utf-8")
-    record(RESULTS, path, date(2026, 1, 3))
-    record(RESULTS, path, date(2026, 1, 3))
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith("# Results of the studies") and text.count("## small") == text.count("## other") == 1
-    assert "0 of 8 runs" in first and "0 of 8 runs" not in text and "6 of 8 runs" in text
-    assert "`privfedtalk study small --record RESULTS.md`, 2026-01-03." in text and "2026-01-02." in text
-    assert text.index("## small") < text.index("## other")

@@ -24,9 +24,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "job": {"privacy": {"mechanism": "off"}, "encryption": {"scheme": "off"},
                 "training": {"steps": 2, "batch": 1},
                 "rounds": {"rounds": 1, "phases": ["adapter", "validate"]}},
-        "variants": {"isfa": {}, "shuffled": {"aggregator": "privfedtalk_flare.study.controls.ShuffledScores"},
+        "variants": {"isfa": {}, "isfa shuffled": {"aggregator": "privfedtalk_flare.study.controls.ShuffledScores"},
                      "local": {"method": "local"}, "pooled": {"method": "pooled"}},
-        "compare": [["isfa", "shuffled"], ["isfa", "local"], ["isfa", "pooled"]]}, sort_keys=False), encoding="utf-8")
+        "compare": [["isfa", "isfa shuffled"], ["isfa", "local"], ["isfa", "pooled"]]}, sort_keys=False),
+        encoding="utf-8")
     return path
 
 
@@ -51,16 +52,16 @@ def out(file: Path) -> Path:
 
 
 def result(out: Path, name: str) -> dict:
-    return json.loads((out / "runs" / f"{name}-1" / "result.json").read_text(encoding="utf-8"))
+    return json.loads((out / "runs" / f"{name.replace(' ', '_')}-1" / "result.json").read_text(encoding="utf-8"))
 
 
 def test_every_method_measures_the_same_people(out: Path) -> None:
     people = {name: {person for site in result(out, name)["people"].values() for person in site}
-              for name in ("isfa", "shuffled", "local", "pooled")}
+              for name in ("isfa", "isfa shuffled", "local", "pooled")}
     assert len(people["isfa"]) == 2 and len(set(map(frozenset, people.values()))) == 1
     truths = {name: [rows["copy_reference"]["psnr_mask"] for site in result(out, name)["people"].values()
                      for _, rows in sorted(site.items())] for name in people}
-    assert truths["isfa"] == truths["shuffled"] == truths["local"]
+    assert truths["isfa"] == truths["isfa shuffled"] == truths["local"]
     assert not (out / "runs" / "local-1" / "left.txt").exists()
     assert not list(out.glob("runs/*/**/cache"))
 
@@ -72,9 +73,9 @@ def test_methods_train_differently(out: Path) -> None:
 
 
 def test_the_shuffled_run_used_the_control_and_a_run_says_what_it_was_made_from(out: Path) -> None:
-    server = out / "runs" / "shuffled-1" / "study" / "app" / "config" / "config_fed_server.json"
+    server = out / "runs" / "isfa_shuffled-1" / "study" / "app" / "config" / "config_fed_server.json"
     assert "study.controls.ShuffledScores" in server.read_text(encoding="utf-8")
-    assert result(out, "shuffled")["made_from"]["aggregator"].endswith("ShuffledScores")
+    assert result(out, "isfa shuffled")["made_from"]["aggregator"].endswith("ShuffledScores")
     weights = result(out, "isfa")["summary"]["rounds"][0]["sites"]
     assert set(weights) == {"site-1", "site-2"}
 
@@ -107,3 +108,9 @@ def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_pat
         run_study(load_study(str(broken)), tmp_path / "out", print)
     assert "nowhere" in (tmp_path / "out" / "runs" / "pooled-1" / "log.txt").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").rglob("result.json"))
+
+
+def test_a_path_that_flare_would_cut_in_two_is_refused_before_anything_runs(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="with a space in its path; give another --out"):
+        run_study(load_study(str(file)), tmp_path / "my studies", print)
+    assert not list(tmp_path.iterdir())
