@@ -23,17 +23,20 @@ def heading(metric: str) -> str:
 
 def means(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over people and half its 95 % interval. The real clips, and copies of a
-    still picture, come first, as the first variant's runs measured them."""
+    still picture, come first, as the first variant's runs measured them. Where noise was added, what the rounds
+    brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server estimates it."""
     known = [name for name in metrics_of(results, row) if name in metrics]
+    private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
     for control in ("ground_truth", "copy_reference", "backbone"):
         first = results.variants[0]
-        lines.append([f"*{control}*", *(_mean(results.mean(first, control, name), name) for name in known), ""])
+        lines.append([f"*{control}*", *(_mean(results.mean(first, control, name), name) for name in known),
+                      *(["", ""] if private else []), ""])
     for variant in results.variants:
         seconds = [run["seconds"] for run in results.runs(variant).values()]
         lines.append([variant, *(_mean(results.mean(variant, row, name), name) for name in known),
-                      f"{sum(seconds) / len(seconds):.0f} s"])
-    return ["", *map(heading, known), "a run"], lines
+                      *(private.get(variant, ["-", "-"]) if private else []), f"{sum(seconds) / len(seconds):.0f} s"])
+    return ["", *map(heading, known), *(["epsilon", "SNR up"] if private else []), "a run"], lines
 
 
 def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
@@ -48,6 +51,17 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
             shown = [_difference(one, name) for one, name in zip(found, known, strict=True)]
             lines.append([str(pair), *shown, str(people)])
     return ["", *map(heading, known), "people"], lines
+
+
+def _promise(results: Results, variant: str) -> list[str] | None:
+    """Epsilon of a variant's last round, the same for every seed, and the SNR, the mean over rounds and seeds; None
+    where it adds no noise."""
+    rounds = [one for run in results.runs(variant).values() for one in (run["summary"] or {}).get("rounds", ())]
+    ratios = [one["snr"] for one in rounds if one["snr"] is not None]
+    if not ratios:
+        return None
+    epsilon = rounds[-1]["epsilon"]["receivers"]
+    return [f"{epsilon:.4g}" if isinstance(epsilon, float) else str(epsilon), f"{sum(ratios) / len(ratios):.2g}"]
 
 
 def as_markdown(table: Table) -> str:

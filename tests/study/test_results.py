@@ -92,5 +92,20 @@ def test_tables_are_markdown_and_latex() -> None:
     assert told.startswith("## small\n\nWhich?") and "6 of 8 runs" in told
 
 
+def test_a_variant_with_noise_shows_what_it_promises() -> None:
+    def noised(run: dict, epsilon: float | str) -> dict:
+        rounds = [{"snr": 0.1, "epsilon": {"receivers": 5.0}}, {"snr": 0.0728, "epsilon": {"receivers": epsilon}}]
+        return {**run, "summary": {"rounds": rounds}}
+
+    quiet = result("two", 1, {"site-1": {"a": 19.0}})
+    quiet["summary"] = {"rounds": [{"snr": None, "epsilon": {"receivers": None}}]}
+    head, lines = means(Results(STUDY, [noised(result("one", 1, {"site-1": {"a": 20.0}}), 63.8935), quiet]), "shared")
+    told = {line[0]: line[-3:-1] for line in lines}
+    assert head[-3:-1] == ["epsilon", "SNR up"]
+    assert told["one"] == ["63.89", "0.086"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
+    head, _ = means(Results(STUDY, [quiet]), "shared")
+    assert "epsilon" not in head
+
+
 def test_a_study_of_which_nothing_ran_yet_says_so() -> None:
     assert "0 of 8 runs" in as_text(Results(STUDY, []))
