@@ -11,8 +11,9 @@ import numpy as np
 from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 
-CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.01
-"""Of `NoisyUpdates`. At four sites of one person these add noise as long as the clipped update."""
+CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.04
+"""Of `NoisyUpdates`: about the norm of an update of 15 steps, and noise of which B alone, at rank 8, bears ten times
+that norm."""
 
 
 class NoisyUpdates(ISFAAggregator):

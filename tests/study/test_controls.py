@@ -1,0 +1,54 @@
+"""The controls of a study, on replies as a server accepts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+
+from privfedtalk_flare.flare import protocol as p
+from privfedtalk_flare.flare.aggregator import ISFAAggregator
+from privfedtalk_flare.study.controls import CLIP_NORM, NOISE_MULTIPLIER, NoisyUpdates, ShuffledScores
+
+SIZE, SITES = 20_000, ("site-1", "site-2", "site-3")
+HEADER = {p.JOB: "job", p.ROUND: 1, p.NONCE: "aa", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
+
+
+def after_a_round(kind: type[ISFAAggregator], updates: list[np.ndarray], scores: list[float], round: int = 1) -> Any:
+    aggregator = kind({"gamma": 4.0, "max_share": 3.0}, {"scheme": "off"}, {"eta": 1.0, "min_sites": 1})
+    header = {**HEADER, p.ROUND: round}
+    aggregator.begin_round(header, SITES)
+    for site, update, score in zip(SITES, updates, scores, strict=False):
+        told = {**header, p.VALUES: SIZE, p.IDENTITIES: 1, p.SCORE: score, p.COUNT: 4, "client_name": site}
+        assert aggregator.accept_model(FLModel(params_type=ParamsType.FULL, params={p.PLAIN: update}, meta=told)) == ""
+    aggregator.aggregate_model()
+    return aggregator
+
+
+def test_an_update_is_clipped_and_then_noised() -> None:
+    direction = np.full(SIZE, SIZE**-0.5, np.float32)
+    theta = after_a_round(NoisyUpdates, [direction * 100], [0.5]).theta[p.PLAIN].astype(np.float64)
+    assert theta @ direction == pytest.approx(CLIP_NORM, abs=6 * NOISE_MULTIPLIER * CLIP_NORM)
+    assert (theta - CLIP_NORM * direction).std() == pytest.approx(NOISE_MULTIPLIER * CLIP_NORM, rel=0.05)
+
+
+def test_a_short_update_is_not_made_longer_and_noise_is_never_the_same() -> None:
+    short = np.zeros(SIZE, np.float32)
+    first, second = (after_a_round(NoisyUpdates, [short], [0.5]).theta[p.PLAIN] for _ in range(2))
+    assert np.linalg.norm(first) == pytest.approx(NOISE_MULTIPLIER * CLIP_NORM * np.sqrt(SIZE), rel=0.05)
+    assert not np.array_equal(first, second)
+
+
+def test_shuffled_scores_weigh_as_much_but_never_at_their_own_sites() -> None:
+    updates, scores = [np.zeros(SIZE, np.float32)] * 3, [0.25, 0.5, 1.0]
+    own = after_a_round(ISFAAggregator, updates, scores).stats
+    turns = set()
+    for round in range(6):
+        moved = after_a_round(ShuffledScores, updates, scores, round).stats
+        weights = [moved[site]["weight"] for site in SITES]
+        assert sorted(weights) == pytest.approx(sorted(own[site]["weight"] for site in SITES))
+        assert all(moved[site]["weight"] != pytest.approx(own[site]["weight"]) for site in SITES)
+        turns.add(tuple(np.argsort(weights)))
+    assert len(turns) == 2  # both ways to move three sites round
