@@ -14,15 +14,15 @@ def denoising_loss(predicted: torch.Tensor, clean: torch.Tensor, mask: torch.Ten
     return ((predicted - clean) ** 2 * weight).mean() / weight.mean()
 
 
-def tdc_loss(predicted: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Temporal-Denoising Consistency (PrivFedTalk, arXiv 2604.08037): L1 between consecutive-frame differences of x0
-    (B, F, C, h, w).
+def tdc_loss(predicted: torch.Tensor, clean: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """Temporal-Denoising Consistency (PrivFedTalk, arXiv 2604.08037): L1 between consecutive-frame differences.
 
     The paper compares predicted and true noise; a difference of noise is one of x0 times alpha / sigma, so it is taken
-    on x0 here. It has no such weight: that is smallest at the noisy timesteps, which a sampler of few steps visits and
-    where frames come out unlike each other.
+    on x0 here, weighted by sqrt(alpha_bar) (B,), the signal's share at the drawn timestep: at equal flicker that costs
+    less PSNR than no weight.
     """
-    return ((predicted[:, 1:] - predicted[:, :-1]) - (clean[:, 1:] - clean[:, :-1])).abs().mean()
+    gap = (predicted[:, 1:] - predicted[:, :-1]) - (clean[:, 1:] - clean[:, :-1])
+    return (gap.abs().mean(dim=(1, 2, 3, 4)) * alpha_bar.sqrt()).mean()
 
 
 def proximal_loss(parameters: Iterable[torch.Tensor], anchors: Iterable[torch.Tensor]) -> torch.Tensor:

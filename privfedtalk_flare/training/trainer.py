@@ -127,5 +127,5 @@ def window_loss(generator: TalkingHeadPipeline, windows: WindowBatch, draws: Dra
     if alignment:
         loss = loss + alignment * ((moved - pictures) ** 2).mean()
     if settings.tdc:
-        loss = loss + settings.tdc * tdc_loss(predicted, clean)
+        loss = loss + settings.tdc * tdc_loss(predicted, clean, scheduler.alphas_cumprod.to(device)[step])
     return loss

@@ -19,10 +19,11 @@ def test_denoising_weighs_the_mask():
 
 def test_tdc_ignores_a_constant_error_and_sees_flicker():
     clean = torch.randn(2, 8, 8, 4, 4)
-    assert tdc_loss(clean + 3.0, clean) == pytest.approx(0.0, abs=1e-6)
+    alpha_bar = torch.tensor([1.0, 0.25])
+    assert tdc_loss(clean + 3.0, clean, alpha_bar) == pytest.approx(0.0, abs=1e-6)
     flicker = clean.clone()
-    flicker[0, ::2] += 1.0  # of one window of two, every difference is off by 1
-    assert tdc_loss(flicker, clean) == pytest.approx(0.5, rel=1e-5)
+    flicker[:, ::2] += 1.0  # every difference is off by 1
+    assert tdc_loss(flicker, clean, alpha_bar) == pytest.approx((1.0 + 0.5) / 2, rel=1e-5)
 
 
 def test_tdc_is_the_papers_noise_difference_up_to_alpha_over_sigma():
@@ -34,8 +35,8 @@ def test_tdc_is_the_papers_noise_difference_up_to_alpha_over_sigma():
     def noise(x0):
         return (noisy - a * x0) / s
 
-    on_noise = tdc_loss(noise(predicted), noise(clean))
-    assert on_noise == pytest.approx(float(a / s * tdc_loss(predicted, clean)), rel=1e-4)
+    on_noise = tdc_loss(noise(predicted), noise(clean), torch.ones(1))
+    assert on_noise == pytest.approx(float(a / s * tdc_loss(predicted, clean, torch.ones(1))), rel=1e-4)
 
 
 def test_proximal_is_half_the_squared_distance():
