@@ -12,8 +12,8 @@ from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 
 CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.04
-"""Of `NoisyUpdates`: about the norm of an update of 15 steps, and noise of which B alone, at rank 8, bears ten times
-that norm."""
+"""Of `NoisyUpdates`: C is about the norm of an update of 15 steps; the noise of a site is 12 times as long at rank 8, B
+alone."""
 
 
 class NoisyUpdates(ISFAAggregator):

@@ -92,7 +92,8 @@ class Results:
         """The first less the second, of the people whom both have; less its own row `backbone` where the second is
         called so."""
         one = self.values(first, row, metric, sites)
-        other = self.values(*((first, BACKBONE) if second == BACKBONE else (second, row)), metric, sites)
+        other = (self.values(first, BACKBONE, metric, sites) if second == BACKBONE
+                 else self.values(second, row, metric, sites))
         return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
 
     def compared(self, pair: Comparison, metric: str) -> Estimate | None:
