@@ -17,22 +17,21 @@ from privfedtalk_flare.study.told import PAIRED, status
 
 def sections_of(results: Results, out: Path, weights: Path | None) -> list[Section]:
     """`out`: the study's folder, with a folder for each run; `weights` as `evaluation.films.measure`."""
-    study, row = results.study, results.study.row
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
     table, films = differences(results), _films(results, out)
-    return [Section("Results", texts=[status(results)], tables=[means(results, row)]),
+    return [Section("Results", texts=[status(results)], tables=[means(results)]),
             Section("Differences", texts=[PAIRED] if table[1] else [], tables=[table] if table[1] else [],
                     charts=_intervals(results)),
-            Section("Every metric", tables=[means(results, row, metrics_of(results, row))]),
+            Section("Every metric", tables=[means(results, metrics_of(results))]),
             measured(films, weights),
             Section("Samples", texts=["The first person of the first seed, as each variant makes them."],
                     films=[replace(of[0], caption=f"{name}: {of[0].caption}") for name, of in films.items() if of]),
-            Section("Runs", tables=[_runs(results)], texts=[f"{len(study.variants)} variants."])]
+            Section("Runs", tables=[_runs(results)], texts=[f"{len(results.study.variants)} variants."])]
 
 
 def _intervals(results: Results) -> list[Chart]:
-    charts = [differing(results, metric) for metric in metrics_of(results, results.study.row) if metric in SHOWN]
+    charts = [differing(results, metric) for metric in metrics_of(results) if metric in SHOWN]
     return [chart for chart in charts if chart.svg]
 
 

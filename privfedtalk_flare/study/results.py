@@ -70,37 +70,32 @@ class Results:
         """Seed -> result."""
         return self._of.get(variant, {})
 
-    def values(self, variant: str, row: str, metric: str, sites: Iterable[str] | None = None) -> Values:
-        """Every person's value at `sites` (None: all). One trainer for all has no sites: its people are found where a
-        federated run of the same seed has them."""
+    def values(self, variant: str, metric: str, row: str | None = None, sites: Iterable[str] | None = None) -> Values:
+        """Every person's value in `row` (None: the study's) at `sites` (None: all). One trainer for all has no sites:
+        its people are found where a federated run of the same seed has them."""
         wanted = None if sites is None else set(sites)
         found: Values = {}
         for seed, result in self.runs(variant).items():
             for site, people in result["people"].items():
                 for person, rows in people.items():
                     at = self._site_of(seed, person) if site == "pooled" else site
-                    value = rows.get(row, {}).get(metric)
+                    value = rows.get(row or self.study.row, {}).get(metric)
                     if value is not None and (wanted is None or at in wanted):
                         found[seed, person] = value
         return found
 
-    def mean(self, variant: str, row: str, metric: str, sites: Iterable[str] | None = None) -> Estimate | None:
-        return estimate(self.values(variant, row, metric, sites))
-
-    def difference(self, first: str, second: str, row: str, metric: str,
-                   sites: Iterable[str] | None = None) -> Estimate | None:
-        """The first less the second, of the people whom both have; less its own row `backbone` where the second is
-        called so."""
-        one = self.values(first, row, metric, sites)
-        other = (self.values(first, BACKBONE, metric, sites) if second == BACKBONE
-                 else self.values(second, row, metric, sites))
-        return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
+    def mean(self, variant: str, metric: str, row: str | None = None) -> Estimate | None:
+        return estimate(self.values(variant, metric, row))
 
     def compared(self, pair: Comparison, metric: str) -> Estimate | None:
-        """The study's comparison, at its sites: where it names none, all that neither variant damages."""
+        """The first less the second (less the first's own row `backbone` where the second is called so), of the people
+        whom both have at the comparison's sites: where it names none, all that neither variant damages."""
         good = [set(self.study.variants[name].corpus.good) for name in pair.variants]
-        return self.difference(pair.first, pair.second, self.study.row, metric,
-                               pair.sites or set.intersection(*good))
+        sites = pair.sites or set.intersection(*good)
+        one = self.values(pair.first, metric, sites=sites)
+        other = (self.values(pair.first, metric, BACKBONE, sites) if pair.second == BACKBONE
+                 else self.values(pair.second, metric, sites=sites))
+        return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
 
     def _site_of(self, seed: int, person: str) -> str:
         for runs in self._of.values():
@@ -110,6 +105,6 @@ class Results:
         return ""
 
 
-def metrics_of(results: Results, row: str) -> list[str]:
-    """The metrics that any run has for this row, in the table's order."""
-    return [name for name in METRICS if any(results.values(variant, row, name) for variant in results.variants)]
+def metrics_of(results: Results) -> list[str]:
+    """The metrics that any run has, in the table's order."""
+    return [name for name in METRICS if any(results.values(variant, name) for variant in results.variants)]

@@ -21,20 +21,20 @@ def heading(metric: str) -> str:
     return " ".join(METRICS[metric].split())
 
 
-def means(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
+def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over people and half its 95 % interval. The real clips, and copies of a
     still picture, come first, as the first variant's runs measured them. Where noise was added, what the rounds
     brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server estimates it."""
-    known = [name for name in metrics_of(results, row) if name in metrics]
+    known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
     for control in ("ground_truth", "copy_reference", "backbone"):
         first = results.variants[0]
-        lines.append([f"*{control}*", *(_mean(results.mean(first, control, name), name) for name in known),
+        lines.append([f"*{control}*", *(_mean(results.mean(first, name, control), name) for name in known),
                       *(["", ""] if private else []), ""])
     for variant in results.variants:
         seconds = [run["seconds"] for run in results.runs(variant).values()]
-        lines.append([variant, *(_mean(results.mean(variant, row, name), name) for name in known),
+        lines.append([variant, *(_mean(results.mean(variant, name), name) for name in known),
                       *(private.get(variant, ["-", "-"]) if private else []), f"{sum(seconds) / len(seconds):.0f} s"])
     return ["", *map(heading, known), *(["epsilon", "SNR up"] if private else []), "a run"], lines
 
@@ -42,7 +42,7 @@ def means(results: Results, row: str, metrics: Sequence[str] = SHOWN) -> Table:
 def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line for each pair that the study compares: difference and interval, on the people of undamaged sites. Bold
     where the interval leaves out 0 and all seeds agree."""
-    known = [name for name in metrics_of(results, results.study.row) if name in metrics]
+    known = [name for name in metrics_of(results) if name in metrics]
     lines = []
     for pair in results.study.compare:
         found = [results.compared(pair, name) for name in known]

@@ -21,7 +21,7 @@ def as_text(results: Results) -> str:
     study = results.study
     parts = [f"## {study.name}", study.question.strip(), status(results)]
     if results.variants:
-        parts.append(as_markdown(means(results, study.row)))
+        parts.append(as_markdown(means(results)))
     table = differences(results)
     if table[1]:
         parts += [PAIRED, as_markdown(table)]

@@ -55,15 +55,15 @@ def test_it_is_settled_when_the_interval_leaves_out_nothing_and_seeds_agree() ->
 
 
 def test_differences_are_paired_by_person_and_seed() -> None:
-    found = RESULTS.difference("one", "two", "shared", "psnr_mask")
+    found = RESULTS.compared(Comparison("one", "two"), "psnr_mask")
     assert found.people == 4 and found.mean == pytest.approx((1 + 0.5 + 2 + 1) / 4)
-    assert RESULTS.difference("one", "two", "shared", "psnr_mask", ["site-2"]).people == 1
-    assert RESULTS.difference("one", "two", "shared", "ssim") is None
+    assert RESULTS.compared(Comparison("one", "two", ("site-2",)), "psnr_mask").people == 1
+    assert RESULTS.compared(Comparison("one", "two"), "ssim") is None
 
 
 def test_one_trainers_people_are_found_at_their_sites() -> None:
-    assert RESULTS.mean("all", "shared", "psnr_mask", ["site-1"]).people == 2
-    assert RESULTS.difference("one", "all", "shared", "psnr_mask").mean == pytest.approx((-1 + 0 - 1) / 3)
+    assert RESULTS.values("all", "psnr_mask", sites=["site-1"]) == {(1, "a"): 21.0, (1, "b"): 22.0}
+    assert RESULTS.compared(Comparison("one", "all"), "psnr_mask").mean == pytest.approx((-1 + 0 - 1) / 3)
 
 
 def test_a_variant_is_compared_with_its_own_backbone() -> None:
@@ -80,7 +80,7 @@ def test_damaged_sites_are_left_out_of_a_comparison() -> None:
 
 
 def test_tables_are_markdown_and_latex() -> None:
-    table = means(RESULTS, "shared")
+    table = means(RESULTS)
     lines = as_markdown(table).splitlines()
     assert lines[0] == "|  | PSNR mask dB up | a run |" and lines[1] == "| --- | ---: | ---: |"
     assert lines[2].startswith("| *ground_truth* | 100.00 |")
@@ -99,11 +99,11 @@ def test_a_variant_with_noise_shows_what_it_promises() -> None:
 
     quiet = result("two", 1, {"site-1": {"a": 19.0}})
     quiet["summary"] = {"rounds": [{"snr": None, "epsilon": {"receivers": None}}]}
-    head, lines = means(Results(STUDY, [noised(result("one", 1, {"site-1": {"a": 20.0}}), 63.8935), quiet]), "shared")
+    head, lines = means(Results(STUDY, [noised(result("one", 1, {"site-1": {"a": 20.0}}), 63.8935), quiet]))
     told = {line[0]: line[-3:-1] for line in lines}
     assert head[-3:-1] == ["epsilon", "SNR up"]
     assert told["one"] == ["63.89", "0.086"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
-    head, _ = means(Results(STUDY, [quiet]), "shared")
+    head, _ = means(Results(STUDY, [quiet]))
     assert "epsilon" not in head
 
 
