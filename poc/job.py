@@ -34,7 +34,7 @@ def study(rounds: int, steps: int, min_sites: int) -> PrivFedTalkRecipe:
     return PrivFedTalkRecipe(
         "study",
         data=DataSettings(source="synthetic", people=2, clips=4, accent=1.0),
-        training=TrainingSettings(steps=steps, tdc=0.5),
+        training=TrainingSettings(steps=steps),
         reliability=ReliabilitySettings(mode="metadata", gamma=1.0),
         privacy=PrivacySettings(noise_multiplier=2.0, clip_norm=0.004, epsilon_max=10.0),
         rounds=RoundSettings(rounds=rounds, min_sites=min_sites),

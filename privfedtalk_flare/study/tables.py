@@ -97,9 +97,10 @@ def _mean(told: Estimate | None, name: str) -> str:
 def _difference(told: Estimate | None, name: str) -> str:
     if told is None:
         return "-"
-    text = f"{told.mean:+.{digits(name)}f}"
-    if math.isfinite(told.low):
-        text += f" [{told.low:+.{digits(name)}f}, {told.high:+.{digits(name)}f}]"
+    ends = (told.low, told.high) if math.isfinite(told.low) else ()
+    small = 0 < max(map(abs, (told.mean, *ends))) < 0.5 * 10 ** -digits(name)  # would be shown as 0.00
+    mean, *ends = (f"{value:+.0e}" if small else f"{value:+.{digits(name)}f}" for value in (told.mean, *ends))
+    text = f"{mean} [{', '.join(ends)}]" if ends else mean
     return f"**{text}**" if told.settled else text
 
 

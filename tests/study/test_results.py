@@ -79,6 +79,14 @@ def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     assert lines[0][1].startswith("**+1.12 [") and head[-1] == "people"
 
 
+def test_a_difference_too_small_for_the_tables_digits_is_told_in_powers_of_ten() -> None:
+    near = Results(STUDY, [result("one", 1, {"site-1": {"a": 20.0003, "b": 20.0001}}),
+                           result("two", 1, {"site-1": {"a": 20.0, "b": 20.0}})])
+    assert differences(near)[1][0][1] == "+2e-04 [-1e-03, +1e-03]"
+    same = Results(STUDY, [result(name, 1, {"site-1": {"a": 20.0, "b": 21.0}}) for name in ("one", "two")])
+    assert differences(same)[1][0][1] == "+0.00 [+0.00, +0.00]"
+
+
 def test_tables_are_markdown_and_latex() -> None:
     table = means(RESULTS)
     lines = as_markdown(table).splitlines()
