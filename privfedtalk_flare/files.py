@@ -18,10 +18,11 @@ READABLE = 0o644
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path` alone, among all processes of this machine."""
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Holds the lock file `path` alone, among all processes of this machine. Without `wait`, raises BlockingIOError
+    where another one holds it."""
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file closes
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file closes
         yield
 
 

@@ -5,6 +5,7 @@ People and what they say follow from (seed, person index) alone, so a corpus can
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def render_clip(person: Person, clip: int, seconds: float, size: int = SIZE) -> 
     rng = np.random.default_rng((*person.seed, 1 + clip))
     speech = speak(rng, person.voice, seconds)
     return RenderedClip(paint(person.look, draw_motion(rng, speech), size), speech.audio, speech.aperture)
+
+
+def renderer_digest(person: Person, size: int = SIZE) -> str:
+    """Eight hex digits that are others once the renderer makes something else of this person: whoever keeps rendered
+    films puts them into the folder's name, so that those of an older version are not taken for new ones."""
+    start = render_clip(person, 0, 2.0, size)  # shorter ones can be all pause, which shows no accent
+    return hashlib.sha256(start.frames.tobytes() + start.audio.tobytes()).hexdigest()[:8]
 
 
 def draw_motion(rng: np.random.Generator, speech: Speech) -> Motion:

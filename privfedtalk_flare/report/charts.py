@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
@@ -33,8 +33,9 @@ def lines(series: Mapping[str, Points], x: str, y: str) -> str:
     return f'{_svg(HEIGHT, parts)}<p class="legend">{legend}</p>'
 
 
-def intervals(rows: Mapping[str, tuple[float, float, float]], x: str) -> str:
-    """A line a name: its (mean, low, high), with a rule at 0; "" where there is none."""
+def intervals(rows: Mapping[str, tuple[float, float, float]], x: str, clear: Collection[str]) -> str:
+    """A line a name: its (mean, low, high), with a rule at 0, in colour where it is one of `clear`, else grey; "" where
+    there is none."""
     rows = {name: told for name, told in rows.items() if all(map(math.isfinite, told))}
     if not rows:
         return ""
@@ -46,7 +47,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], x: str) -> str:
     parts.append(f'<line x1="{xs.at(0):.1f}" x2="{xs.at(0):.1f}" y1="{_TOP}" y2="{height - _BOTTOM}" class="grid"/>')
     parts.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="{height - 3}" text-anchor="middle">{escape(x)}</text>')
     for number, (name, (mean, low, high)) in enumerate(rows.items()):
-        at, colour = _TOP + step * (number + 0.5), COLOURS[0] if low > 0 or high < 0 else COLOURS[-1]
+        at, colour = _TOP + step * (number + 0.5), COLOURS[0] if name in clear else COLOURS[-1]
         parts += [f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>',
                   f'<line x1="{xs.at(low):.1f}" x2="{xs.at(high):.1f}" y1="{at}" y2="{at}" stroke="{colour}" '
                   'stroke-width="2"/>', f'<circle cx="{xs.at(mean):.1f}" cy="{at}" r="4" fill="{colour}"/>']

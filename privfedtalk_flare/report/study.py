@@ -37,10 +37,11 @@ def _intervals(results: Results) -> list[Chart]:
 
 def differing(results: Results, metric: str) -> Chart:
     """Every comparison's difference in one metric."""
-    told = {str(pair): (found.mean, found.low, found.high) for pair in results.study.compare
+    told = {str(pair): found for pair in results.study.compare
             if (found := results.compared(pair, metric)) is not None}
-    return Chart(intervals(told, heading(metric)),
-                 f"{heading(metric)}: difference, 95 % interval; grey where it holds 0")
+    ends = {name: (found.mean, found.low, found.high) for name, found in told.items()}
+    return Chart(intervals(ends, heading(metric), [name for name, found in told.items() if found.settled]),
+                 f"{heading(metric)}: difference, 95 % interval; grey where it holds 0, or there was one run")
 
 
 def _films(results: Results, out: Path) -> dict[str, list[Film]]:

@@ -14,11 +14,9 @@ from scipy.ndimage import gaussian_filter
 from privfedtalk_flare.data.clips import save_aperture
 from privfedtalk_flare.data.media import write_mp4
 from privfedtalk_flare.data.sound import FPS, SAMPLES_PER_FRAME
-from privfedtalk_flare.data.synthetic import Person, RenderedClip, render_clip
-from privfedtalk_flare.study.plan import CorpusSpec
+from privfedtalk_flare.data.synthetic import Person, RenderedClip, render_clip, renderer_digest
+from privfedtalk_flare.study.plan import MOST_PEOPLE, CorpusSpec
 
-A_SITE = 1000
-"""Person numbers that each site has for itself."""
 OTHERS = 500_000
 """Numbers from here on are of people whose clips lie in somebody else's folder."""
 NOISE, FLICKER, BLUR, LATE = 24.0, 20.0, 1.5, 6
@@ -32,21 +30,22 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
     it stays that of the frames.
     """
     rendered = {name: value for name, value in asdict(corpus).items() if name != "measured"}
-    made_from = json.dumps({**rendered, "seed": seed}, sort_keys=True)
+    made_from = json.dumps({**rendered, "seed": seed, "renderer": renderer_digest(Person.draw(seed, 0, corpus.accent))},
+                           sort_keys=True)
     root = folder / f"{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     if (root / "whole.json").is_file():
         return root
     for number, site in enumerate(corpus.names):
         damage = corpus.damage if site not in corpus.good else "none"
         for index in range(corpus.people):
-            person = Person.draw(seed, number * A_SITE + index, corpus.accent)
+            person = Person.draw(seed, number * MOST_PEOPLE + index, corpus.accent)
             for clip in range(corpus.clips_of(number)):
                 path = root / site / person.name / f"clip-{clip:02d}.mp4"
                 if path.exists():
                     continue
                 shown = person
                 if damage == "mixed" and clip % 2:  # every second clip is of somebody else
-                    shown = Person.draw(seed, OTHERS + number * A_SITE + index, corpus.accent)
+                    shown = Person.draw(seed, OTHERS + number * MOST_PEOPLE + index, corpus.accent)
                 rng = np.random.default_rng((seed, number, index, clip))
                 rendered = _damaged(render_clip(shown, clip, corpus.seconds), damage, corpus.strength, rng)
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from privfedtalk_flare.flare.aggregator import ISFAAggregator
 from privfedtalk_flare.flare.recipe import SECTIONS, PrivFedTalkRecipe
 from privfedtalk_flare.settings import SettingsError, parse, setting
 
@@ -36,6 +38,9 @@ METHODS = ("federated", "local", "pooled")
 BACKBONE = "backbone"
 """What any variant can be compared with: the row of that name in its own runs."""
 RUNNABLE = tuple(section for section in SECTIONS if section not in ("data", "backbone"))
+MOST_PEOPLE = 1000
+"""Of one site: so many numbers of people each site has for itself."""
+_STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*")
 _NAME = re.compile(r"[A-Za-z0-9+.-]+( [A-Za-z0-9+.-]+)*")
 _KEYS = ("name", "question", "seeds", "row", "corpus", "job", "variants", "compare")
 
@@ -45,7 +50,7 @@ class CorpusSpec:
     """The people of a run: rendered, the same for every variant that asks for the same, at every site others."""
 
     sites: int = setting(4, "sites", low=1, high=64)
-    people: int = setting(2, "people at each site", low=1)
+    people: int = setting(2, "people at each site", low=1, high=MOST_PEOPLE)
     clips: tuple[int, ...] = setting((6,), "clips of each person, held-out one included: one number for all sites, or "
                                            "one for each")
     seconds: float = setting(2.0, "length of a clip", low=1.0, high=60.0)
@@ -148,12 +153,15 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
     for key in ("name", "question", "seeds", "variants"):
         if not content.get(key):
             raise SettingsError(f"{where}: {key} is missing")
+    if not _STUDY.fullmatch(str(content["name"])):
+        raise SettingsError(f"{where}: name {content['name']!r}: a study's name is made of letters, digits and + - .")
     seeds, row = _seeds(content["seeds"], where), content.get("row", "shared")
     if row not in ("shared", "personalized"):
         raise SettingsError(f"{where}: row {row!r}; the choices are shared, personalized")
     base = _sections(content.get("job") or {}, RUNNABLE, f"{where}: job")
-    variants = {}
-    for name, told in content["variants"].items():
+    people = _mapping(content.get("corpus") or {}, f"{where}: corpus")
+    variants: dict[str, Variant] = {}
+    for name, told in _mapping(content["variants"], f"{where}: variants").items():
         place = f"{where}: variants.{name}"
         if not _NAME.fullmatch(str(name)) or name == BACKBONE:
             raise SettingsError(f"{place}: a variant's name is made of letters, digits, spaces and + - . and is not "
@@ -162,27 +170,31 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
         _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), place)
         own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, place)
         merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in {**base, **own}}
-        corpus = parse(CorpusSpec, {**(content.get("corpus") or {}), **(told.get("corpus") or {})}, f"{place}.corpus")
+        corpus = parse(CorpusSpec, {**people, **_mapping(told.get("corpus") or {}, f"{place}.corpus")},
+                       f"{place}.corpus")
         method = told.get("method", "federated")
         if method not in METHODS:
             raise SettingsError(f"{place}.method: {method!r}; the choices are {', '.join(METHODS)}")
         _check_corpus(corpus, f"{place}.corpus")
         variant = Variant(str(name), method, told.get("aggregator", ""), corpus, merged,
                           _seeds(told["seeds"], place) if "seeds" in told else seeds)
-        recipe_of(variant, 1 if method == "local" else corpus.sites, 0)
+        _check_training(variant, place)
         variants[variant.name] = variant
-    compare = tuple(_comparison(told, variants, f"{where}: compare") for told in content.get("compare") or ())
+    told = content.get("compare") or []
+    if not isinstance(told, list):
+        raise SettingsError(f"{where}: compare {told!r:.60} must be a list")
+    compare = tuple(_comparison(pair, variants, f"{where}: compare") for pair in told)
     return Study(str(content["name"]), str(content["question"]), row, variants, compare, source)
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
-    if not (isinstance(told, list) and len(told) in (2, 3) and told[0] in variants
-            and told[1] in (*variants, BACKBONE)):
+    if not (isinstance(told, list) and len(told) in (2, 3) and all(isinstance(name, str) for name in told[:2])
+            and told[0] in variants and told[1] in (*variants, BACKBONE)):
         raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
                             "second), and a list of sites or nothing")
     first, second, sites = (*told, [])[:3]
     known = variants[first].corpus.names
-    if not (isinstance(sites, list) and set(sites) <= set(known)):
+    if not (isinstance(sites, list) and all(site in known for site in sites)):
         raise SettingsError(f"{where}: sites {sites!r}; the choices are {', '.join(known)}")
     return Comparison(first, second, tuple(sites))
 
@@ -194,9 +206,25 @@ def recipe_of(variant: Variant, sites: int, seed: int) -> PrivFedTalkRecipe:
 
 
 def as_plain(variant: Variant) -> dict[str, Any]:
-    """All that decides what a run of this variant gives, as JSON has it."""
+    """All that the study says of this variant, as JSON has it."""
     return {"method": variant.method, "aggregator": variant.aggregator, "corpus": dataclasses.asdict(variant.corpus),
             "sections": {name: dict(values) for name, values in sorted(variant.sections.items())}}
+
+
+def _check_training(variant: Variant, where: str) -> None:
+    recipe = recipe_of(variant, 1 if variant.method == "local" else variant.corpus.sites, 0)
+    if variant.aggregator:
+        module, _, name = variant.aggregator.rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise SettingsError(f"{where}.aggregator: {variant.aggregator!r} cannot be loaded: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, ISFAAggregator)):
+            raise SettingsError(f"{where}.aggregator: {variant.aggregator} is no subclass of ISFAAggregator")
+    if variant.method == "pooled" and (variant.aggregator or variant.corpus.measured is not None
+                                       or recipe.privacy.mechanism != "off"):
+        raise SettingsError(f"{where}: one trainer for all has no aggregator, adds no noise and measures everybody; "
+                            "leave `aggregator` and `measured` out, and give `privacy: {mechanism: \"off\"}`")
 
 
 def _check_corpus(corpus: CorpusSpec, where: str) -> None:
@@ -222,10 +250,12 @@ def _sections(content: Any, known: tuple[str, ...], where: str) -> dict[str, dic
     return {name: dict(values) for name, values in content.items()}
 
 
-def _known(content: Any, known: tuple[str, ...], where: str) -> None:
+def _mapping(content: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise SettingsError(f"{where}: expected a mapping, got {content!r:.60}")
-    if unknown := sorted(str(key) for key in content if key not in known):
+    return content
+
+
+def _known(content: Any, known: tuple[str, ...], where: str) -> None:
+    if unknown := sorted(str(key) for key in _mapping(content, where) if key not in known):
         raise SettingsError(f"{where}: unknown key {', '.join(unknown)}; the choices are {', '.join(known)}")
-
-

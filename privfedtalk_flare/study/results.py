@@ -16,7 +16,7 @@ Values = dict[tuple[int, str], float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `people`, with the ends of its 95 % interval (Student's t over people; nan for one), and the mean of
+    """A mean over `people`, with the ends of its 95 % interval (nan where one value is all there is), and the mean of
     each seed by itself."""
 
     mean: float
@@ -27,13 +27,15 @@ class Estimate:
 
     @property
     def settled(self) -> bool:
-        """Whether the interval leaves out 0, and every seed says the same sign."""
-        signs = {math.copysign(1, value) for value in self.by_seed.values()}
-        return (self.low > 0 or self.high < 0) and len(signs) == 1
+        """Whether the interval leaves out 0. One run settles nothing: its people share one adapter and one noise."""
+        return len(self.by_seed) > 1 and (self.low > 0 or self.high < 0)
 
 
 def estimate(values: Mapping[tuple[int, str], float]) -> Estimate | None:
     """The mean of (seed, person) -> value and its interval; None where there is no finite value.
+
+    Every seed is a run of its own, with other people, so runs are what is independent: the mean is that of the seeds'
+    means, the interval Student's t over them. Of a single seed it is over people, and says nothing of other runs.
 
     >>> estimate({(1, "a"): 1.0, (1, "b"): 2.0, (2, "c"): 3.0, (2, "d"): float("nan")}).by_seed
     {1: 1.5, 2: 3.0}
@@ -44,12 +46,13 @@ def estimate(values: Mapping[tuple[int, str], float]) -> Estimate | None:
     finite = {at: value for at, value in values.items() if math.isfinite(value)}
     if not finite:
         return None
-    found = np.array(list(finite.values()))
-    half = (float(stats.t.ppf(0.975, len(found) - 1)) * found.std(ddof=1) / math.sqrt(len(found))
-            if len(found) > 1 else math.nan)
-    seeds = sorted({seed for seed, _ in finite})
-    by_seed = {seed: float(np.mean([value for (one, _), value in finite.items() if one == seed])) for seed in seeds}
-    return Estimate(float(found.mean()), float(found.mean() - half), float(found.mean() + half), len(found), by_seed)
+    by_seed = {seed: float(np.mean([value for (one, _), value in finite.items() if one == seed]))
+               for seed in sorted({seed for seed, _ in finite})}
+    independent = np.array(list(by_seed.values() if len(by_seed) > 1 else finite.values()))
+    half = (float(stats.t.ppf(0.975, len(independent) - 1)) * independent.std(ddof=1) / math.sqrt(len(independent))
+            if len(independent) > 1 else math.nan)
+    mean = float(independent.mean())
+    return Estimate(mean, mean - half, mean + half, len(finite), by_seed)
 
 
 class Results:
@@ -85,7 +88,8 @@ class Results:
         return found
 
     def mean(self, variant: str, metric: str, row: str | None = None) -> Estimate | None:
-        return estimate(self.values(variant, metric, row))
+        """Of the people at the variant's undamaged sites."""
+        return estimate(self.values(variant, metric, row, self.study.variants[variant].corpus.good))
 
     def compared(self, pair: Comparison, metric: str) -> Estimate | None:
         """The first less the second (less the first's own row `backbone` where the second is called so), of the people

@@ -22,9 +22,10 @@ def heading(metric: str) -> str:
 
 
 def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
-    """A line a variant: each metric's mean over people and half its 95 % interval. The real clips, and copies of a
-    still picture, come first, as the first variant's runs measured them. Where noise was added, what the rounds
-    brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server estimates it."""
+    """A line a variant: each metric's mean over the people of undamaged sites, and half its 95 % interval. The real
+    clips, and copies of a still picture, come first, as the first variant's runs measured them. Where noise was added,
+    what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server
+    estimates it."""
     known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
@@ -41,16 +42,16 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
 
 def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line for each pair that the study compares: difference and interval, on the people of undamaged sites. Bold
-    where the interval leaves out 0 and all seeds agree."""
+    where it is settled."""
     known = [name for name in metrics_of(results) if name in metrics]
     lines = []
     for pair in results.study.compare:
         found = [results.compared(pair, name) for name in known]
-        people = max((one.people for one in found if one is not None), default=0)
-        if people:
+        largest = max((one for one in found if one is not None), key=lambda one: one.people, default=None)
+        if largest is not None:
             shown = [_difference(one, name) for one, name in zip(found, known, strict=True)]
-            lines.append([str(pair), *shown, str(people)])
-    return ["", *map(heading, known), "people"], lines
+            lines.append([str(pair), *shown, str(largest.people), str(len(largest.by_seed))])
+    return ["", *map(heading, known), "people", "runs"], lines
 
 
 def _promise(results: Results, variant: str) -> list[str] | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.tables import as_markdown, differences, means
 
-PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval; bold: the interval "
-          "leaves out 0 and every seed says the same.")
+PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval: over runs, each "
+          "with people of its own; where there is one run, over its people, which says nothing of other runs. Bold: "
+          "several runs, and the interval leaves out 0.")
 
 
 def status(results: Results) -> str:
     """How much of the study has run, and what its numbers are."""
     done, study = sum(len(results.runs(name)) for name in results.variants), results.study
     return (f"{done} of {len(study.runs)} runs of study {study.name}; held-out clips, row {study.row}; "
-            "mean over people and half its 95 % interval.")
+            "mean over the people of undamaged sites and half its 95 % interval.")
 
 
 def as_text(results: Results) -> str:

@@ -19,6 +19,9 @@ from privfedtalk_flare.plugins import load_function
 from privfedtalk_flare.settings import DataSettings, SettingsError
 from privfedtalk_flare.training.place import SitePlace
 
+NAMES_KEY = "names.key"
+"""In a site's state: the secret of its people's opaque names."""
+
 
 class NoClipsError(ValueError):
     """A site without one usable identity. The message names where it looked and what to do."""
@@ -46,8 +49,8 @@ def opaque(identity: str, secret: bytes) -> str:
 
 
 def secret_of(state: Path) -> bytes:
-    """The site's secret for names, `<state>/names.key`, made once by the first process that needs it."""
-    path = state / "names.key"
+    """The site's secret for names, made once by the first process that needs it."""
+    path = state / NAMES_KEY
     if not path.exists():
         state.mkdir(parents=True, exist_ok=True)
         whole = state / f"names.{uuid.uuid4().hex}.partial"
@@ -111,16 +114,13 @@ def _find(data: DataSettings, place: SitePlace) -> Sequence[ClipFile]:
 
 
 def _render(data: DataSettings, place: SitePlace, size: int) -> Sequence[ClipFile]:
-    """People of this site alone: their indices start where a digest of the site's name says. The folder is named for
-    what the renderer makes of them as well, so that films of an older version are not taken for these."""
+    """People of this site alone: their indices start where a digest of the site's name says."""
     from privfedtalk_flare.data.clips import find_clips
-    from privfedtalk_flare.data.synthetic import Person, render_clip, write_corpus
+    from privfedtalk_flare.data.synthetic import Person, renderer_digest, write_corpus
 
     first = int(hashlib.sha256(place.site.encode()).hexdigest()[:8], 16) * 1000
     people = [Person.draw(data.seed, first + i, data.accent) for i in range(data.people)]
-    start = render_clip(people[0], 0, 2.0, size)  # shorter ones can be all pause, which shows no accent
-    look = hashlib.sha256(start.frames.tobytes() + start.audio.tobytes()).hexdigest()[:8]
-    made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-{look}"
+    made = f"{data.seed}-{data.people}x{data.clips}x{data.seconds:g}s-{size}px-{renderer_digest(people[0], size)}"
     folder = place.state / "synthetic" / made
     write_corpus(folder, people, data.clips, data.seconds, size)
     return find_clips(folder)

@@ -35,11 +35,11 @@ def test_a_value_that_never_changes_has_an_axis_all_the_same() -> None:
 
 def test_what_is_not_finite_is_left_out_and_nothing_is_no_chart() -> None:
     assert len(parsed(lines({"a": [(1, math.nan), (2, 1.0)]}, "x", "y")).findall(".//circle")) == 1
-    assert lines({"a": [(1, math.inf)]}, "x", "y") == lines({}, "x", "y") == intervals({}, "x") == ""
+    assert lines({"a": [(1, math.inf)]}, "x", "y") == lines({}, "x", "y") == intervals({}, "x", []) == ""
 
 
-def test_an_interval_that_holds_0_looks_otherwise_than_one_that_does_not() -> None:
-    chart = parsed(intervals({"clear": (1.0, 0.5, 1.5), "open": (0.1, -0.4, 0.6)}, "dB"))
+def test_an_interval_that_is_clear_looks_otherwise_than_one_that_is_not() -> None:
+    chart = parsed(intervals({"clear": (1.0, 0.5, 1.5), "open": (0.1, -0.4, 0.6)}, "dB", ["clear"]))
     clear, open_ = chart.findall(".//circle")
     zero = float(chart.find(".//line[@class='grid']").get("x1"))
     assert float(clear.get("cx")) > float(open_.get("cx")) > zero and clear.get("fill") != open_.get("fill")

@@ -37,26 +37,40 @@ RESULTS = Results(STUDY, [
     result("bad", 1, {"site-1": {"a": 18.0, "b": 18.0}, "site-2": {"c": 1.0}})])
 
 
-def test_an_interval_is_students_over_people() -> None:
-    values = {(1, "a"): 1.0, (1, "b"): 4.0, (2, "a"): 2.0, (2, "b"): math.nan}
+def test_an_interval_is_students_over_runs_and_over_people_where_there_is_one() -> None:
+    values = {(1, "a"): 1.0, (1, "b"): 4.0, (2, "a"): 2.0, (2, "b"): math.nan, (3, "a"): 3.0}
     found = estimate(values)
-    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 4.0, 2.0]))
-    assert (found.mean, found.people) == (pytest.approx(7 / 3), 3)
+    low, high = stats.t.interval(0.95, 2, loc=2.5, scale=stats.sem([2.5, 2.0, 3.0]))
+    assert (found.mean, found.people, found.by_seed) == (pytest.approx(2.5), 4, {1: 2.5, 2: 2.0, 3: 3.0})
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert found.by_seed == {1: 2.5, 2: 2.0} and not found.settled
+    alone = estimate({(1, "a"): 1.0, (1, "b"): 4.0, (1, "c"): 2.0})
+    assert (alone.low, alone.high) == pytest.approx(stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1, 4, 2])))
     assert estimate({}) is None and math.isnan(estimate({(1, "a"): 3.0}).low)
 
 
-def test_it_is_settled_when_the_interval_leaves_out_nothing_and_seeds_agree() -> None:
+def test_an_interval_holds_the_truth_as_often_as_it_says_where_people_of_a_run_share_its_fate() -> None:
+    rng = np.random.default_rng(0)
+    trials, held = 400, 0
+    for _ in range(trials):
+        values = {(seed, str(n)): fate + rng.normal() for seed in (1, 2, 3) for fate in [0.5 * rng.normal()]
+                  for n in range(16)}
+        found = estimate(values)
+        held += found.low < 0 < found.high
+    assert held / trials == pytest.approx(0.95, abs=0.035)
+
+
+def test_it_is_settled_when_the_interval_of_several_runs_leaves_out_nothing() -> None:
     rng = np.random.default_rng(0)
     clear = {(seed, str(n)): 1 + 0.1 * rng.normal() for seed in (1, 2, 3) for n in range(4)}
     assert estimate(clear).settled
     assert not estimate({at: value - (2.0 if at[0] == 3 else 0) for at, value in clear.items()}).settled
+    once = estimate({at: value for at, value in clear.items() if at[0] == 1})
+    assert once.low > 0.5 and not once.settled
 
 
 def test_differences_are_paired_by_person_and_seed() -> None:
     found = RESULTS.compared(Comparison("one", "two"), "psnr_mask")
-    assert found.people == 4 and found.mean == pytest.approx((1 + 0.5 + 2 + 1) / 4)
+    assert found.people == 4 and found.mean == pytest.approx(((1 + 0.5 + 2) / 3 + 1) / 2)
     assert RESULTS.compared(Comparison("one", "two", ("site-2",)), "psnr_mask").people == 1
     assert RESULTS.compared(Comparison("one", "two"), "ssim") is None
 
@@ -75,8 +89,10 @@ def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     head, lines = differences(RESULTS)
     assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",
                                          "two - backbone"]
-    assert [line[-1] for line in lines] == ["4", "3", "1", "2", "5"]
-    assert lines[0][1].startswith("**+1.12 [") and head[-1] == "people"
+    assert [line[-2:] for line in lines] == [["4", "2"], ["3", "1"], ["1", "1"], ["2", "1"], ["5", "2"]]
+    assert lines[0][1] == "+1.08 [+0.02, +2.14]".join(("**", "**")) and head[-2:] == ["people", "runs"]
+    (bad,) = [line for line in means(RESULTS)[1] if line[0] == "bad"]
+    assert bad[1].startswith("18.00")
 
 
 def test_a_difference_too_small_for_the_tables_digits_is_told_in_powers_of_ten() -> None:
@@ -92,7 +108,7 @@ def test_tables_are_markdown_and_latex() -> None:
     lines = as_markdown(table).splitlines()
     assert lines[0] == "|  | PSNR mask dB up | a run |" and lines[1] == "| --- | ---: | ---: |"
     assert lines[2].startswith("| *ground_truth* | 100.00 |")
-    assert any(line.startswith("| one | 23.25") for line in lines)
+    assert any(line.startswith("| one | 22.50") for line in lines)
     latex = as_latex(table)
     assert latex.startswith(r"\begin{tabular}{lrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
     assert as_latex(differences(RESULTS)).count(r"\textbf{") == 2

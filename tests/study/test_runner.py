@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.files import locked
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study import runner
 from privfedtalk_flare.study.plan import load_study
-from privfedtalk_flare.study.runner import RunError, run_study
+from privfedtalk_flare.study.runner import RunError, results_in, run_study
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +101,75 @@ def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file
 def test_a_study_that_was_changed_does_not_mix_with_what_ran_before(out: Path, file: Path) -> None:
     changed = file.with_name("changed.yaml")
     changed.write_text(file.read_text(encoding="utf-8").replace("steps: 2", "steps: 3"), encoding="utf-8")
-    with pytest.raises(SettingsError, match="a run of isfa as it was before the study was changed"):
+    with pytest.raises(SettingsError, match=r"a run of isfa as it was before something changed \(sections, settings\)"):
         run_study(load_study(str(changed)), out, print)
+    assert len(results_in(out).variants) == 4  # what ran before can still be read
+
+
+def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_for_todays(
+        out: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_backbone", lambda source: "another")
+    with pytest.raises(SettingsError, match=r"before something changed \(backbone\)"):
+        run_study(load_study(str(file)), out, print)
+    assert result(out, "local")["made_from"]["settings"]["training"]["batch"] == 1
+    assert result(out, "local")["made_from"]["settings"]["adapter"]["rank"] == 8  # a default
+
+
+def test_a_folder_is_one_studys_at_a_time(out: Path, file: Path) -> None:
+    with locked(out / "lock"), pytest.raises(SettingsError, match="another `privfedtalk study` is at work"):
+        run_study(load_study(str(file)), out, print)
+
+
+def test_a_person_has_the_same_name_in_every_run(out: Path) -> None:
+    names = {folder.name: {film.name for film in folder.rglob("videos/*.mp4")} for folder in out.glob("runs/*")}
+    assert len(names) == 4 and len(set(map(frozenset, names.values()))) == 1 and len(names["isfa-1"]) == 4
+
+
+def test_a_run_that_gave_up_a_round_is_no_result(out: Path, file: Path) -> None:
+    study = load_study(str(file))
+    longer = replace(study.variants["isfa"], sections={**study.variants["isfa"].sections,
+                                                       "rounds": {"rounds": 2, "phases": ["adapter", "validate"]}})
+    with pytest.raises(RunError, match="1 of 2 rounds were finished"):
+        runner._Simulation(longer, 1, out / "runs" / "isfa-1", longer.corpus.names).results()
 
 
 def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    content["job"]["adapter"] = {"backbone": str(tmp_path / "nowhere")}
+    content["job"]["training"]["learning_rate"] = 1e30
     content["variants"] = {"pooled": {"method": "pooled"}}
     content["compare"] = []
     broken.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(RunError, match=r"ended with exit code 1; see .*log.txt"):
         run_study(load_study(str(broken)), tmp_path / "out", print)
-    assert "nowhere" in (tmp_path / "out" / "runs" / "pooled-1" / "log.txt").read_text(encoding="utf-8")
+    assert "lower learning_rate" in (tmp_path / "out" / "runs" / "pooled-1" / "log.txt").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").rglob("result.json"))
+
+
+def test_a_study_that_is_terminated_leaves_no_process(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "privfedtalk_flare.cli", "study", str(file), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        assert waited_for(lambda: len(processes_of(out)) >= 2, 120)  # a simulator in the middle of its run
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert waited_for(lambda: not processes_of(out), 5)
+
+
+def processes_of(out: Path) -> list[str]:
+    """Command lines, of any process of this machine, that name the folder of runs."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
+    return [line for line in lines if f"{out}/runs/" in line]
+
+
+def waited_for(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return true()
 
 
 def test_a_path_that_flare_would_cut_in_two_is_refused_before_anything_runs(file: Path, tmp_path: Path) -> None:

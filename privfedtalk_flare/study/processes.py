@@ -1,0 +1,75 @@
+"""Commands that run beside each other, of which nothing is left, however their caller ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL = 0.1
+"""Seconds between two looks at what runs."""
+
+
+class RunError(ValueError):
+    """A run that did not end well. The message names its log."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Words of a command, and the file that its output goes into."""
+
+    words: Sequence[object]
+    log: Path
+
+
+def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, str]) -> None:
+    """Runs the commands to their ends, at most `beside` at once. Raises `RunError` as soon as one fails.
+
+    Each has a process group of its own, which is killed when it ends, and when this is left by an exception: FLARE's
+    simulator may leave processes of its own behind.
+    """
+    waiting, running = list(commands), []
+    try:
+        while waiting or running:
+            while waiting and len(running) < beside:
+                running.append((waiting[0], _start(waiting.pop(0), environment)))
+            time.sleep(POLL)
+            for command, process in [one for one in running if one[1].poll() is not None]:
+                running.remove((command, process))
+                _kill_group(process)
+                if process.returncode:
+                    raise RunError(f"`{command.words[0]}` ended with exit code {process.returncode}; see {command.log}")
+    finally:
+        for _, process in running:
+            _kill_group(process)
+
+
+@contextlib.contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """SIGTERM raises SystemExit while this holds, so that every `finally` is reached; main thread alone."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start(command: Command, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with command.log.open("wb") as output:
+        return subprocess.Popen([str(word) for word in command.words], stdin=subprocess.DEVNULL, stdout=output,
+                                stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
