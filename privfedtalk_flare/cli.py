@@ -144,7 +144,8 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     study.add_argument("--out", type=Path, help="folder for all of it (default runs/study-<name>); what is "
                        "there is not run again")
     study.add_argument("--record", type=Path, metavar="MD", help="also write the results into this Markdown file, in "
-                       "place of what it says of this study")
+                       "place of what it says of this study, and every run's values into results/ beside it, "
+                       "from where another machine can go on")
     study.set_defaults(run=_study)
 
 
@@ -160,7 +161,8 @@ def _study(parsed: argparse.Namespace) -> None:
 
     study = load_study(parsed.study)
     out = parsed.out or Path("runs") / f"study-{study.name}"
-    results = Results(study, run_study(study, out, lambda line: print(line, flush=True)))
+    values = None if parsed.record is None else parsed.record.parent / "results" / study.name
+    results = Results(study, run_study(study, out, lambda line: print(line, flush=True), values))
     text = as_text(results)
     print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
     if parsed.record is not None:

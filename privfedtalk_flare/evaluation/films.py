@@ -22,6 +22,7 @@ from privfedtalk_flare.evaluation.weights import loaded
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 FILM_METRICS = {"warp": "warp error grey down", "jitter": "jitter down", "lpips": "LPIPS down", "fid": "FID down",
                 "kid": "KID down", "arcface": "ArcFace up", "lse_d": "LSE-D down", "lse_c": "LSE-C up"}
@@ -37,11 +38,12 @@ INCEPTION_SIZE = 299
 @dataclass(frozen=True)
 class FilmPair:
     """A generated film and the real one, both (F, S, S, 3) uint8 at 25 frames a second, and their sound, (640 F,)
-    float32 at 16 kHz."""
+    float32 at 16 kHz; `rendered`: whether they show the renderer's people, whose mouth can be read from pixels."""
 
     generated: NDArray
     real: NDArray
     audio: NDArray
+    rendered: bool = False
 
 
 def warp_error(generated: NDArray, real: NDArray) -> float:
@@ -49,8 +51,8 @@ def warp_error(generated: NDArray, real: NDArray) -> float:
     real film. Grey levels, less is better; the real film's own error is the floor.
 
     Pixels whose real frames differ by more than 20 grey levels after the move (occlusion, a wrong flow) are left out.
-    `nan` with fewer than two frames. Source: Lai et al. 2018, "Learning Blind Video Temporal Consistency"; the flow is
-    scikit-image's iterative Lucas-Kanade (Le Besnerais and Champagnat 2005).
+    `nan` where no pixel is left in any two frames. Source: Lai et al. 2018, "Learning Blind Video Temporal
+    Consistency"; the flow is scikit-image's iterative Lucas-Kanade (Le Besnerais and Champagnat 2005).
 
     >>> still = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3)).repeat(3, 0).astype(np.uint8)
     >>> shaking = np.clip(still.astype(int) + np.array([0, 8, 0])[:, None, None, None], 0, 255).astype(np.uint8)
@@ -74,7 +76,8 @@ def warp_error(generated: NDArray, real: NDArray) -> float:
             return np.stack([warp(frame[..., c], where, mode="edge", preserve_range=True) for c in range(3)], -1)
 
         kept = np.abs(moved(real[now + 1]) - real[now]).mean(-1) < 20
-        errors.append(np.abs(moved(generated[now + 1]) - generated[now]).mean(-1)[kept].mean())
+        if kept.any():
+            errors.append(np.abs(moved(generated[now + 1]) - generated[now]).mean(-1)[kept].mean())
     return float(np.mean(errors)) if errors else float("nan")
 
 
@@ -91,25 +94,30 @@ def landmark_jitter(path: ArrayLike) -> float:
     return float(np.abs(np.diff(path, 2)).mean()) if len(path) > 2 else float("nan")
 
 
-def measure(films: Sequence[FilmPair], weights: Path | None,
-            aperture: Callable[[NDArray], NDArray]) -> dict[str, float]:
-    """Every metric of `films` for which there are weights in the folder `weights`: means over films, and FID and KID
-    over the frames of all of them."""
-    found = {"warp": float(np.mean([warp_error(film.generated, film.real) for film in films])),
-             "jitter": float(np.mean([landmark_jitter(aperture(film.generated)) for film in films]))}
+def measure_each(films: Sequence[FilmPair], weights: Path | None,
+                 aperture: Callable[[NDArray], NDArray]) -> list[dict[str, float]]:
+    """Of each film, every metric that can be had: `jitter` for rendered people alone, and, of those that need a
+    network, what has weights in the folder `weights`."""
+    measures: list[Callable[[FilmPair], dict[str, float]]] = [
+        lambda film: {"warp": warp_error(film.generated, film.real)},
+        lambda film: {"jitter": landmark_jitter(aperture(film.generated))} if film.rendered else {}]
     if has(weights, "lpips"):
-        found["lpips"] = lpips(films, weights / WEIGHTS["lpips"])
-    if has(weights, "fid"):
-        found |= distribution_distances(films, weights / WEIGHTS["fid"])
+        perceptual = load_lpips(weights / WEIGHTS["lpips"])
+        measures.append(lambda film: {"lpips": lpips(perceptual, film)})
     if has(weights, "arcface"):
         face = load_arcface(weights / WEIGHTS["arcface"])
-        found["arcface"] = float(np.mean([face_cosine(face, _spread(film.generated), _spread(film.real))
-                                          for film in films]))
+        measures.append(lambda film: {"arcface": face_cosine(face, _spread(film.generated), _spread(film.real))})
     if has(weights, "lse_d"):
-        network = load_syncnet(weights / WEIGHTS["lse_d"])
-        errors = [sync_errors(network, film.generated, film.audio) for film in films]
-        found["lse_d"], found["lse_c"] = (float(value) for value in np.mean(errors, axis=0))
-    return found
+        syncnet = load_syncnet(weights / WEIGHTS["lse_d"])
+        measures.append(lambda film: dict(zip(("lse_d", "lse_c"), sync_errors(syncnet, film.generated, film.audio),
+                                              strict=True)))
+    return [{name: float(value) for of in measures for name, value in of(film).items()} for film in films]
+
+
+def measure_together(films: Sequence[FilmPair], weights: Path | None) -> dict[str, float]:
+    """FID and KID over the frames of all films, where there are weights for them. Both depend on how many films there
+    are: only sets of the same size compare."""
+    return distribution_distances(films, weights / WEIGHTS["fid"]) if has(weights, "fid") else {}
 
 
 def has(weights: Path | None, metric: str) -> bool:
@@ -124,19 +132,20 @@ def missing(weights: Path | None) -> list[str]:
             if not has(weights, metric)]
 
 
-def lpips(films: Sequence[FilmPair], path: Path) -> float:
-    """Learned perceptual distance (Zhang et al. 2018, AlexNet), mean over frames of all films; less is better.
-
-    `path`: the state of torchmetrics' LPIPS network (`net.slice1.0.weight`, `lin0.model.1.weight`, ...). Raises
-    ValueError where the file holds another one.
-    """
-    import torch
+def load_lpips(path: Path) -> nn.Module:
+    """The network of LPIPS from the state of torchmetrics' own (`net.slice1.0.weight`, `lin0.model.1.weight`, ...).
+    Raises ValueError where the file holds another one."""
     from torchmetrics.functional.image.lpips import _LPIPS  # its public face fetches weights
 
-    network = loaded(_LPIPS(pretrained=False, net="alex", pnet_rand=True), path)
+    return loaded(_LPIPS(pretrained=False, net="alex", pnet_rand=True), path)
+
+
+def lpips(network: nn.Module, film: FilmPair) -> float:
+    """Learned perceptual distance (Zhang et al. 2018, AlexNet), mean over frames; less is better."""
+    import torch
+
     with torch.inference_mode():
-        values = [network(*(_tensor(_spread(x)) * 2 - 1 for x in (film.generated, film.real))) for film in films]
-    return float(torch.cat([value.flatten() for value in values]).mean())
+        return float(network(*(_tensor(_spread(x)) * 2 - 1 for x in (film.generated, film.real))).mean())
 
 
 def distribution_distances(films: Sequence[FilmPair], path: Path) -> dict[str, float]:

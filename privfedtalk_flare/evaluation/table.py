@@ -11,7 +11,8 @@ from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round
 from privfedtalk_flare.text import as_text
 
 _MISSING = "-"
-_VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
+VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
+"""Who is looking, with the head of their column; `epsilon_words` explains it."""
 
 
 def render(summary: Summary, width: int) -> str:
@@ -65,11 +66,11 @@ def _rounds(rounds: list[Round]) -> Table:
     """One line a site; what holds for the round stands in its first line."""
     table = _table("Rounds of the shared adapter")
     for head in ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown",
-                 *(f"eps\n{name}" for name in _VIEWS.values()), "SNR", "wall\ns", "sum\ns"):
+                 *(f"eps\n{name}" for name in VIEWS.values()), "SNR", "wall\ns", "sum\ns"):
         site = head == "site"
         table.add_column(head, justify="left" if site else "right", no_wrap=not site, overflow="fold")
     for entry in rounds:
-        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in _VIEWS),
+        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in VIEWS),
                   _number(entry.snr, ".3f"), _number(entry.seconds.get("wall"), ".1f"),
                   _number(entry.seconds.get("aggregate"), ".2f")]
         for i, (site, told) in enumerate(sorted(entry.sites.items())):

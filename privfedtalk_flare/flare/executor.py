@@ -34,9 +34,10 @@ from privfedtalk_flare.settings import (
     RoundSettings,
     TrainingSettings,
 )
+from privfedtalk_flare.training import worklog
 
 _STARTED = {EventType.BEFORE_TASK_DATA_FILTER, EventType.BEFORE_TASK_RESULT_FILTER}
-_ENDED = {EventType.AFTER_TASK_DATA_FILTER, EventType.AFTER_TASK_RESULT_FILTER}
+_ENDED = {EventType.AFTER_TASK_DATA_FILTER: worklog.RECEIVE, EventType.AFTER_TASK_RESULT_FILTER: worklog.PROTECT}
 
 
 class PrivFedTalkExecutor(Executor):
@@ -75,6 +76,7 @@ class PrivFedTalkExecutor(Executor):
         self._place: Any = None
         self._busy: list[list[float]] = []
         self._since = 0.0
+        self._losses: list[float] = []
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Times the filters: protecting, encrypting and decrypting are work too."""
@@ -82,6 +84,7 @@ class PrivFedTalkExecutor(Executor):
             self._since = time.time()
         elif event_type in _ENDED and self._since:
             self._busy.append([self._since, time.time()])
+            self._note(_ENDED[event_type], time.time() - self._since)
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """Answers one task. A failure is answered by a status word; its text stays in the site's own log."""
@@ -95,7 +98,10 @@ class PrivFedTalkExecutor(Executor):
             if task_name not in self._tasks:
                 raise HeaderError(f"task {task_name!r} is unknown; the choices are {', '.join(p.TASKS)}")
             self._open(fl_ctx)
-            return self._tasks[task_name](dxo, header, fl_ctx)
+            self._losses, began = [], time.time()
+            reply = self._tasks[task_name](dxo, header, fl_ctx)
+            self._note(task_name, time.time() - began, round=int(header[p.ROUND]), losses=self._losses)
+            return reply
         except Exception as error:
             rc, status = answer_to(error)
             # Below ERROR: provisioned sites stream their error log to the server, and the text may name a clip.
@@ -123,6 +129,7 @@ class PrivFedTalkExecutor(Executor):
     def _train_backbone(self, dxo: DXO, header: dict[str, Any], fl_ctx: FLContext) -> Shareable:
         with self._working():
             done = self._work.backbone_round(dxo.meta[p.PHASE], int(header[p.ROUND]), dxo.data or None)
+            self._losses = [done.loss]
         meta = {**header, p.PHASE: dxo.meta[p.PHASE], p.COUNT: done.count, p.LOSS: done.loss, p.BUSY: self._spent()}
         return DXO(DataKind.WEIGHTS, data=done.weights, meta=meta).to_shareable()
 
@@ -132,6 +139,7 @@ class PrivFedTalkExecutor(Executor):
         with self._working():
             self._check_people()
             updates = self._work.adapter_round(theta, int(header[p.ROUND]))
+            self._losses = [update.loss for update in updates]
         self._track(fl_ctx, int(header[p.ROUND]), snr=snr, identities=len(updates),
                     seconds=time.time() - began)
         return raw_reply(updates, {**header, p.VALUES: self._work.spec.size, p.BUSY: self._spent(), **_known(snr)})
@@ -140,6 +148,7 @@ class PrivFedTalkExecutor(Executor):
         theta, snr = self._received(dxo, header, fl_ctx)
         with self._working():
             metrics = self._work.personalize(theta)
+            self._losses = list(metrics.values())
             self._work.save_shared_adapter(theta, self._place.state / "shared", str(header.get(p.KEY_ID) or ""))
         self._track(fl_ctx, int(header[p.ROUND]), snr=snr)
         meta = {**header, p.IDENTITIES: self._people, p.ADAPTERS: list(self._work.adapters),
@@ -193,6 +202,11 @@ class PrivFedTalkExecutor(Executor):
         tags = {"seconds/training" if tag == "seconds" else tag: value for tag, value in values.items()}
         sent = {tag: value for tag, value in tags.items() if value is not None and tag in self._allowed}
         tracking.send(self, fl_ctx, sent, step, self._allowed)
+
+    def _note(self, part: str, seconds: float, **told: Any) -> None:
+        """For the site's own eyes: it does not leave. (Before a process's first task nobody knows where to.)"""
+        if self._place is not None:
+            worklog.note(self._place.output, part, seconds, **told)
 
     def _working(self) -> _Working:
         return _Working(self._busy)

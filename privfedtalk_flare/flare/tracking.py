@@ -26,16 +26,17 @@ SITE = SITE_WITH_DP | {"seconds/training"}
 RELEASED = frozenset({"score"})
 """What its privacy filter may send there, of what it has just released: the score in mode `metadata`, on its grid."""
 SERVER = frozenset({"snr", "epsilon/receivers", "epsilon/server", "epsilon/server_and_site", "seconds/wall",
-                    "seconds/aggregate", "clip_norm", "weight/*", "metric/*"})
+                    "seconds/aggregate", "clip_norm", "weight/*", "bytes_up/*", "bytes_down/*", "metric/*"})
 """What the server writes: functions of the replies that every site's egress filter let through."""
 
 
 def of_round(entry: Round) -> dict[str, float]:
     """The server's scalars of one finished round."""
-    weights = {f"weight/{site}": told["weight"] for site, told in entry.sites.items() if "weight" in told}
+    by_site = {f"{what}/{site}": told[what] for site, told in entry.sites.items()
+               for what in ("weight", "bytes_up", "bytes_down") if what in told}
     epsilons = {f"epsilon/{view}": value for view, value in entry.epsilon.items() if isinstance(value, float)}
     clip_norm = {} if entry.clip_norm is None else {"clip_norm": entry.clip_norm}
-    return {**weights, **epsilons, **clip_norm, **{f"seconds/{what}": value for what, value in entry.seconds.items()}}
+    return {**by_site, **epsilons, **clip_norm, **{f"seconds/{what}": value for what, value in entry.seconds.items()}}
 
 
 def send(component: FLComponent, fl_ctx: FLContext, scalars: Mapping[str, float], step: int,

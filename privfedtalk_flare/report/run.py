@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from privfedtalk_flare.evaluation.summary import METRICS, ROWS, Round, Summary
-from privfedtalk_flare.evaluation.table import epsilon_words
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
+from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.study.tables import Table, digits, heading
+from privfedtalk_flare.training import worklog
 
 FILMS = 8
 """Most samples that a page shows."""
-_VIEWS = {"receivers": "receivers", "server": "server", "server_and_site": "server with a site"}
+_AT_HOME = "Videos, losses and times of training stay at their sites; none is here."
 
 
 def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Section]:
-    """`folder`: where the sites' videos may lie (a simulation, a POC); `weights` as `evaluation.films.measure`."""
-    films = films_in(folder)
-    return [Section("Samples", films=films[:FILMS],
-                    texts=[] if films else ["Videos stay at their sites; none is here."]),
+    """`folder`: where the sites' run folders may lie (a simulation, a POC); `weights` as `films.measure_each`."""
+    films, work = films_in(folder), _work_in(folder)
+    return [Section("Samples", films=films[:FILMS], texts=[] if films or work else [_AT_HOME]),
             Section("Held-out clips", tables=[_rows(summary)] if summary.rows else []),
-            measured({"generated": films}, weights),
-            Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary)),
-            Section("Privacy", texts=epsilon_words(summary) if summary.rounds else []),
+            measured({"generated": {(0, film.person): film for film in films}}, weights),
+            Section("Learning", charts=_learning(work)),
+            Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary),
+                    texts=epsilon_words(summary) if summary.rounds else []),
+            Section("Seconds and bytes by part", tables=[_parts(summary, work)]),
             Section("Settings and notes", texts=[_settings(summary), *summary.notes])]
 
 
@@ -35,9 +38,20 @@ def films_in(folder: Path) -> list[Film]:
     for generated in sorted(folder.rglob("videos/*.mp4")):
         real, sheet = generated.with_suffix(".real.mp4"), generated.with_suffix(".png")
         if real.is_file():
-            site = next((part for part in generated.parts if part.startswith("site-")), generated.parts[-4])
-            found.append(Film(real, generated, f"{site}, person {generated.stem}", sheet if sheet.is_file() else None))
+            found.append(Film(real, generated, generated.stem, f"{_site_of(generated)}, person {generated.stem}",
+                              sheet if sheet.is_file() else None))
     return found
+
+
+def _site_of(path: Path) -> str:
+    """The site in whose run folder a file lies."""
+    return next((part for part in path.parts if part.startswith("site-")), path.parts[-4])
+
+
+def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What the sites under `folder` noted of their work, site by site."""
+    return {_site_of(path.parent / "-" / "-"): worklog.read_notes(path.parent)
+            for path in sorted(folder.rglob(worklog.FILE_NAME))}
 
 
 def _rows(summary: Summary) -> Table:
@@ -52,12 +66,54 @@ def _rows(summary: Summary) -> Table:
 
 
 def _rounds(rounds: list[Round]) -> Table:
+    """One line a site; what holds for the round stands in its first line."""
     body = []
     for entry in rounds:
-        for site, told in sorted(entry.sites.items()):
-            body.append([str(entry.round), site, *(f"{told[key]:{form}}" if key in told else "-" for key, form in (
-                ("weight", ".3f"), ("score", ".3f"), ("count", ".0f"), ("bytes_up", ",.0f"), ("bytes_down", ",.0f")))])
-    return ["round", "site", "weight", "score", "clips", "bytes up", "bytes down"], body
+        whole = [_number(entry.epsilon.get(view), ".2f") for view in VIEWS]
+        whole += [_number(entry.snr, ".3f"), *(_number(entry.seconds.get(part), ".1f") for part in _SERVER)]
+        for first, (site, told) in enumerate(sorted(entry.sites.items())):
+            body.append([str(entry.round), site, *(_number(told.get(key), form) for key, form in (
+                ("weight", ".3f"), ("score", ".3f"), ("count", ".0f"), ("bytes_up", ",.0f"), ("bytes_down", ",.0f"))),
+                *(whole if first == 0 else [""] * len(whole))])
+    return ["round", "site", "weight", "score", "clips", "bytes up", "bytes down",
+            *(f"epsilon {name}" for name in VIEWS.values()), "SNR", "wall s", "sum s"], body
+
+
+def _number(value: float | str | None, form: str) -> str:
+    return "-" if value is None else "none" if value == UNBOUNDED else format(value, form)
+
+
+_SERVER = ("wall", "aggregate")
+_CLOCKS = {"adapter": "training s", worklog.PROTECT: "protecting s", worklog.RECEIVE: "receiving s",
+           "personalize": "personalising s", "validate": "measuring s", "backbone": "backbone s"}
+"""Parts of a site's work, with the head of their column: to protect is to clip, noise and encrypt; to receive is to
+decrypt, check and book."""
+
+
+def _parts(summary: Summary, work: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Whole run: seconds of each part of the work where sites' notes are here, and bytes as the server counted them."""
+    sites = sorted({*work, *(site for entry in summary.rounds for site in entry.sites)})
+    parts = [part for part in _CLOCKS if any(one["part"] == part for notes in work.values() for one in notes)]
+    body = []
+    for site in sites:
+        of = [sum(one["seconds"] for one in work.get(site, ()) if one["part"] == part) for part in parts]
+        moved = [sum(entry.sites.get(site, {}).get(key, 0) for entry in summary.rounds)
+                 for key in ("bytes_up", "bytes_down")]
+        body.append([site, *(f"{value:.1f}" for value in of), *(f"{value:,.0f}" for value in moved), "", ""])
+    server = [sum(entry.seconds.get(part, 0) for entry in summary.rounds) for part in ("aggregate", "wall")]
+    body.append(["server", *([""] * (len(parts) + 2)), *(f"{value:.1f}" for value in server)])
+    return ["", *(_CLOCKS[part] for part in parts), "bytes up", "bytes down", "summing s", "rounds s"], body
+
+
+def _learning(work: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
+    """A curve for each task that trained something: the mean loss of each site's people, round by round."""
+    charts = []
+    for part, what in (("adapter", "the shared adapter"), ("backbone", "the backbone")):
+        series = {site: [(one["round"], one["loss"]) for one in notes if one["part"] == part and "loss" in one]
+                  for site, notes in work.items()}
+        charts.append(Chart(lines({site: of for site, of in series.items() if of}, "round", "loss"),
+                            f"Loss of {what}, mean over each site's people: at the sites alone, it does not travel"))
+    return [chart for chart in charts if chart.svg]
 
 
 def _curves(summary: Summary) -> list[Chart]:
@@ -71,12 +127,15 @@ def _curves(summary: Summary) -> list[Chart]:
     def of_round(value: Callable[[Round], object]) -> list[tuple[float, float]]:
         return [(entry.round, float(told)) for entry in rounds if isinstance(told := value(entry), (int, float))]
 
-    epsilon = {words: of_round(lambda entry, view=view: entry.epsilon.get(view)) for view, words in _VIEWS.items()}
-    seconds = {part: of_round(lambda entry, part=part: entry.seconds.get(part)) for part in ("wall", "aggregate")}
+    epsilon = {words: of_round(lambda entry, view=view: entry.epsilon.get(view)) for view, words in VIEWS.items()}
+    unbounded = [words for view, words in VIEWS.items() if any(entry.epsilon.get(view) == UNBOUNDED
+                                                               for entry in rounds)]
+    seconds = {part: of_round(lambda entry, part=part: entry.seconds.get(part)) for part in _SERVER}
     charts = [Chart(lines(by_site("score"), "round", "score"), "Reliability of each site's adapter, as it travelled"),
               Chart(lines(by_site("weight"), "round", "weight"), "Weight of each site"),
               Chart(lines({name: told for name, told in epsilon.items() if told}, "round", "epsilon"),
-                    "Epsilon by who is looking, over all rounds so far"),
+                    "Epsilon by who is looking, over all rounds so far"
+                    + (f"; none for {', '.join(unbounded)}" if unbounded else "")),
               Chart(lines({"signal to noise": of_round(lambda entry: entry.snr)}, "round", "ratio"),
                     "Signal of a step, in its noise"),
               Chart(lines(seconds, "round", "seconds"), "Time of a round, and of the server's sum in it"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from privfedtalk_flare.report.charts import intervals
-from privfedtalk_flare.report.measured import measured
+from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.report.run import films_in
 from privfedtalk_flare.study.results import Results, metrics_of
@@ -16,7 +18,7 @@ from privfedtalk_flare.study.told import PAIRED, status
 
 
 def sections_of(results: Results, out: Path, weights: Path | None) -> list[Section]:
-    """`out`: the study's folder, with a folder for each run; `weights` as `evaluation.films.measure`."""
+    """`out`: the study's folder, with a folder for each run; `weights` as `films.measure_each`."""
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
     table, films = differences(results), _films(results, out)
@@ -25,9 +27,19 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
                     charts=_intervals(results)),
             Section("Every metric", tables=[means(results, metrics_of(results))]),
             measured(films, weights),
-            Section("Samples", texts=["The first person of the first seed, as each variant makes them."],
-                    films=[replace(of[0], caption=f"{name}: {of[0].caption}") for name, of in films.items() if of]),
+            _samples(films),
             Section("Runs", tables=[_runs(results)], texts=[f"{len(results.study.variants)} variants."])]
+
+
+def _samples(films: Mapping[str, Films]) -> Section:
+    """One person as each variant makes them: one of whom most variants have a film."""
+    counted = Counter(at for of in films.values() for at in of)
+    if not counted:
+        return Section("Samples")
+    chosen = max(sorted(counted), key=counted.__getitem__)
+    return Section("Samples", texts=[f"The same person of seed {chosen[0]}, as each variant makes them."],
+                   films=[replace(of[chosen], caption=f"{name}: {of[chosen].caption}") for name, of in films.items()
+                          if chosen in of])
 
 
 def _intervals(results: Results) -> list[Chart]:
@@ -44,10 +56,10 @@ def differing(results: Results, metric: str) -> Chart:
                  f"{heading(metric)}: difference, 95 % interval; grey where it holds 0, or there was one run")
 
 
-def _films(results: Results, out: Path) -> dict[str, list[Film]]:
-    """Of each variant the films of all its runs, seed by seed."""
-    return {name: [film for seed in sorted(results.runs(name))
-                   for film in films_in(folder_of(out, results.study.variants[name], seed))]
+def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]]:
+    """Of each variant the films of all its runs. A person has the same opaque name in every run of a study."""
+    return {name: {(seed, film.person): film for seed in sorted(results.runs(name))
+                   for film in films_in(folder_of(out, results.study.variants[name], seed))}
             for name in results.variants}
 
 

@@ -31,11 +31,11 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     lines = []
     for control in ("ground_truth", "copy_reference", "backbone"):
         first = results.variants[0]
-        lines.append([f"*{control}*", *(_mean(results.mean(first, name, control), name) for name in known),
+        lines.append([f"*{control}*", *(shown(results.mean(first, name, control), digits(name)) for name in known),
                       *(["", ""] if private else []), ""])
     for variant in results.variants:
         seconds = [run["seconds"] for run in results.runs(variant).values()]
-        lines.append([variant, *(_mean(results.mean(variant, name), name) for name in known),
+        lines.append([variant, *(shown(results.mean(variant, name), digits(name)) for name in known),
                       *(private.get(variant, ["-", "-"]) if private else []), f"{sum(seconds) / len(seconds):.0f} s"])
     return ["", *map(heading, known), *(["epsilon", "SNR up"] if private else []), "a run"], lines
 
@@ -49,8 +49,8 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
         found = [results.compared(pair, name) for name in known]
         largest = max((one for one in found if one is not None), key=lambda one: one.people, default=None)
         if largest is not None:
-            shown = [_difference(one, name) for one, name in zip(found, known, strict=True)]
-            lines.append([str(pair), *shown, str(largest.people), str(len(largest.by_seed))])
+            cells = [_difference(one, name) for one, name in zip(found, known, strict=True)]
+            lines.append([str(pair), *cells, str(largest.people), str(len(largest.by_seed))])
     return ["", *map(heading, known), "people", "runs"], lines
 
 
@@ -88,11 +88,12 @@ def _latex(cell: str) -> str:
     return rf"\emph{{{text.strip('*')}}}" if text.startswith("*") else text
 
 
-def _mean(told: Estimate | None, name: str) -> str:
+def shown(told: Estimate | None, decimals: int) -> str:
+    """A mean and half its interval."""
     if told is None:
         return "-"
     half = told.high - told.mean
-    return _number(told.mean, name) + (f" ± {_number(half, name)}" if math.isfinite(half) and half > 0 else "")
+    return f"{told.mean:.{decimals}f}" + (f" ± {half:.{decimals}f}" if math.isfinite(half) and half > 0 else "")
 
 
 def _difference(told: Estimate | None, name: str) -> str:
@@ -103,10 +104,6 @@ def _difference(told: Estimate | None, name: str) -> str:
     mean, *ends = (f"{value:+.0e}" if small else f"{value:+.{digits(name)}f}" for value in (told.mean, *ends))
     text = f"{mean} [{', '.join(ends)}]" if ends else mean
     return f"**{text}**" if told.settled else text
-
-
-def _number(value: float, name: str) -> str:
-    return f"{value:.{digits(name)}f}"
 
 
 def digits(name: str) -> int:

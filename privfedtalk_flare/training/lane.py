@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,12 +31,14 @@ SCORED_FRAMES = 24
 class IdentityUpdate:
     """One identity's raw contribution. PRIVATE: it has no serialisation, and the privacy filter consumes it.
 
-    `vector` (D,) float32, theta_i - theta, unclipped; `score` in [0, 1]; `count` training clips.
+    `vector` (D,) float32, theta_i - theta, unclipped; `score` in [0, 1]; `count` training clips; `loss` of the last
+    steps, for the site's own eyes, nan where training failed.
     """
 
     vector: np.ndarray
     score: float
     count: int
+    loss: float = math.nan
 
 
 class Lane:
@@ -72,10 +75,10 @@ class Lane:
                      rng: np.random.Generator, signal: Callable[..., Any]) -> IdentityUpdate:
         """One person's update of the shared adapter from theta (D,), with its reliability by `signal`."""
         self.shared.load(theta)
-        self._train(self.shared, person, training, rng)
+        loss = self._train(self.shared, person, training, rng)
         vector = self.shared.read() - theta
         score = self._score(person, signal) if self.reliability.mode in SCORED else 0.0
-        return IdentityUpdate(vector, score, len(person.train))
+        return IdentityUpdate(vector, score, len(person.train), loss)
 
     def _score(self, person: IdentityClips, signal: Callable[..., Any]) -> float:
         """The reliability of the freshly trained adapter, on the start of a held-out clip. Who is in it must be who is

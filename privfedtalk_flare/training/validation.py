@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from privfedtalk_flare.data.clips import Clip
+from privfedtalk_flare.data.clips import Clip, save_aperture
 from privfedtalk_flare.data.media import SYNTHETIC_TAG, write_mp4
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
@@ -120,6 +120,8 @@ def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -
         write_mp4(partial, generated, clip.audio, metadata=SYNTHETIC_TAG)
     with replaced(folder / f"{person.key}.real.mp4") as partial:
         write_mp4(partial, clip.frames, clip.audio)
+    if clip.aperture is not None:
+        save_aperture(folder / f"{person.key}.real.mp4", clip.aperture)
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
     with replaced(folder / f"{person.key}.png") as partial:
         contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])

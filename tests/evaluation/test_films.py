@@ -16,8 +16,10 @@ from privfedtalk_flare.evaluation.films import (
     FilmPair,
     distribution_distances,
     landmark_jitter,
+    load_lpips,
     lpips,
-    measure,
+    measure_each,
+    measure_together,
     missing,
     warp_error,
 )
@@ -39,8 +41,11 @@ def test_motion_that_follows_the_real_film_is_no_warp_error_and_flicker_is(real:
     film = real[0]
     floor, flickering, shaken = (warp_error(one, film) for one in (film, noisy(film, 6.0), noisy(film, 12.0)))
     assert floor < 0.6 * flickering < 0.6 * shaken
-    blurred = np.repeat(film[:1], len(film), 0)
-    assert warp_error(blurred, film) > 0  # a still picture does not move where the real one does
+    still = np.repeat(film[:1], len(film), 0)
+    assert warp_error(still, film) > 1.1 * floor  # a still picture does not move where the real one does
+    jump = np.zeros((3, 64, 64, 3), np.uint8)
+    jump[1:] = 60  # between the first two frames no pixel can be followed
+    assert warp_error(jump, jump) < 1.0 and np.isnan(warp_error(jump[:2], jump[:2]))
     shift = np.stack([np.roll(film[0], n, axis=1) for n in range(4)])
     assert warp_error(shift, shift) < 2.0
     with pytest.raises(ValueError, match="expected the same"):
@@ -88,8 +93,9 @@ def test_lpips_is_torchmetrics_own_with_the_weights_of_the_file(real: list[np.nd
                       for x in (film.generated, film.real))
         with torch.inference_mode():
             values.append(network(one, other).mean().item())
-    assert lpips(films, weights / "lpips_alex.safetensors") == pytest.approx(np.mean(values), rel=1e-4)
-    assert lpips([FilmPair(film, film, SILENCE) for film in real], weights / "lpips_alex.safetensors") == 0.0
+    ours = load_lpips(weights / "lpips_alex.safetensors")
+    assert [lpips(ours, film) for film in films] == pytest.approx(values, rel=1e-4)
+    assert lpips(ours, FilmPair(real[0], real[0], SILENCE)) == 0.0
 
 
 def test_distributions_that_are_one_have_no_distance(real: list[np.ndarray], weights: Path) -> None:
@@ -101,11 +107,13 @@ def test_distributions_that_are_one_have_no_distance(real: list[np.ndarray], wei
 
 def test_a_metric_without_its_weights_is_left_out_by_name(real: list[np.ndarray], weights: Path,
                                                           tmp_path: Path) -> None:
-    films = [FilmPair(real[0], real[0], SILENCE)]
-    assert set(measure(films, None, mouth_aperture)) == {"warp", "jitter"}
+    films = [FilmPair(real[0], real[0], SILENCE, rendered=True), FilmPair(real[1], real[1], SILENCE)]
+    assert [set(told) for told in measure_each(films, None, mouth_aperture)] == [{"warp", "jitter"}, {"warp"}]
+    assert measure_together(films, None) == {} and set(measure_together(films, weights)) == {"fid", "kid"}
+    assert set(measure_each(films, weights, mouth_aperture)[1]) == {"warp", "lpips"}
     assert [line.partition(":")[0] for line in missing(tmp_path)] == ["LPIPS is left out", "FID is left out",
                                                                       "KID is left out", "ArcFace is left out",
                                                                       "LSE-D is left out", "LSE-C is left out"]
     assert len(missing(weights)) == 3
     with pytest.raises(ValueError, match=r"inception\.safetensors: not the weights of _LPIPS: it lacks \d+ tensors"):
-        lpips(films, weights / "inception.safetensors")
+        load_lpips(weights / "inception.safetensors")

@@ -20,7 +20,9 @@ from privfedtalk_flare.files import locked
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study import runner
 from privfedtalk_flare.study.plan import load_study
-from privfedtalk_flare.study.runner import RunError, results_in, run_study
+from privfedtalk_flare.study.processes import RunError
+from privfedtalk_flare.study.runner import results_in, run_study
+from privfedtalk_flare.study.simulation import Simulation
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +46,10 @@ def out(file: Path) -> Path:
     """Where the study ran to its end: its third run was stopped, and it was called again."""
     folder, real, said = file.parent / "out", runner.run, []
 
-    def stopped(variant, seed, place):
+    def stopped(variant, *where):
         if variant.name == "local":
             raise KeyboardInterrupt
-        return real(variant, seed, place)
+        return real(variant, *where)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "run", stopped)
@@ -115,6 +117,18 @@ def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_
     assert result(out, "local")["made_from"]["settings"]["adapter"]["rank"] == 8  # a default
 
 
+def test_another_machine_goes_on_from_the_record(out: Path, file: Path, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    record, values = tmp_path / "RESULTS.md", tmp_path / "results" / "tiny"
+    assert main(["study", str(file), "--out", str(out), "--record", str(record)]) == 0
+    first = record.read_text(encoding="utf-8")
+    assert {path.name for path in values.iterdir()} == {"isfa-1.json", "isfa_shuffled-1.json", "local-1.json",
+                                                        "pooled-1.json"}
+    assert main(["study", str(file), "--out", str(tmp_path / "elsewhere"), "--record", str(record)]) == 0
+    assert "4 of them done already" in capsys.readouterr().out and record.read_text(encoding="utf-8") == first
+    assert len(results_in(tmp_path / "elsewhere").variants) == 4
+
+
 def test_a_folder_is_one_studys_at_a_time(out: Path, file: Path) -> None:
     with locked(out / "lock"), pytest.raises(SettingsError, match="another `privfedtalk study` is at work"):
         run_study(load_study(str(file)), out, print)
@@ -130,7 +144,7 @@ def test_a_run_that_gave_up_a_round_is_no_result(out: Path, file: Path) -> None:
     longer = replace(study.variants["isfa"], sections={**study.variants["isfa"].sections,
                                                        "rounds": {"rounds": 2, "phases": ["adapter", "validate"]}})
     with pytest.raises(RunError, match="1 of 2 rounds were finished"):
-        runner._Simulation(longer, 1, out / "runs" / "isfa-1", longer.corpus.names).results()
+        Simulation(longer, 1, out / "runs" / "isfa-1", longer.corpus.names).results()
 
 
 def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_path: Path) -> None:
