@@ -1,8 +1,9 @@
 """A run's summary: what `summary.json` holds, how sites' rows are pooled, and how it is shown.
 
-A site sends mean, standard deviation and number of people for each row and metric, never one person's value: of two
-people it sends no deviation, since mean and deviation of two numbers give away both. The server pools means exactly,
-and deviations (n - 1 in the denominator) as far as sites tell them; None where nothing does.
+A site sends mean, standard deviation and number of people for each row and metric, and no person's value by itself: of
+two people it sends no deviation, since mean and deviation of two numbers give away both. (Means of two jobs give one
+person away all the same where their people differ by that one: metrics lie outside the epsilon.) The server pools means
+exactly, and deviations (n - 1 in the denominator) as far as sites tell them; None where nothing does.
 """
 
 from __future__ import annotations
