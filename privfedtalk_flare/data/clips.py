@@ -16,7 +16,7 @@ import numpy as np
 
 from privfedtalk_flare.data.media import MediaError, Recording, read_mp4
 from privfedtalk_flare.data.sound import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from privfedtalk_flare.files import ReadWhenAsked
+from privfedtalk_flare.files import READABLE, ReadWhenAsked, replaced
 
 _MAX_SOUND_MISSING_AT_END = 0.25
 """Seconds. Encoders end the sound a little early; more means a cut file."""
@@ -142,9 +142,10 @@ def aperture_path(clip: Path) -> Path:
     return clip.with_suffix(".aperture.npy")
 
 
-def save_aperture(clip: Path, aperture: np.ndarray) -> None:
+def save_aperture(clip: Path, aperture: np.ndarray, mode: int = READABLE) -> None:
     """Writes the true mouth aperture (F,), one value for each frame at 25 a second, beside the clip."""
-    np.save(aperture_path(clip), np.asarray(aperture, dtype=np.float32), allow_pickle=False)
+    with replaced(aperture_path(clip), mode) as partial, partial.open("wb") as file:
+        np.save(file, np.asarray(aperture, dtype=np.float32), allow_pickle=False)
 
 
 def load_aperture(clip: Path, frames: int) -> np.ndarray | None:

@@ -70,7 +70,7 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
 def _save(result: Mapping[str, Any], places: Sequence[Path]) -> None:
     for place in places:
         if not place.is_file():
-            write_whole(place, json.dumps(result, indent=1).encode(), READABLE)
+            write_whole(place, json.dumps(result, separators=(",", ":")).encode(), READABLE)
 
 
 def results_in(out: Path) -> Results:

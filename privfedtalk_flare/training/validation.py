@@ -16,7 +16,7 @@ from privfedtalk_flare.data.media import SYNTHETIC_TAG, write_mp4
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
-from privfedtalk_flare.files import replaced, write_whole
+from privfedtalk_flare.files import PRIVATE, replaced, write_whole
 from privfedtalk_flare.generator.pipeline import feather
 from privfedtalk_flare.training.corpus import IdentityClips
 
@@ -121,7 +121,7 @@ def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -
     with replaced(folder / f"{person.key}.real.mp4") as partial:
         write_mp4(partial, clip.frames, clip.audio)
     if clip.aperture is not None:
-        save_aperture(folder / f"{person.key}.real.mp4", clip.aperture)
+        save_aperture(folder / f"{person.key}.real.mp4", clip.aperture, PRIVATE)
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
     with replaced(folder / f"{person.key}.png") as partial:
         contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])

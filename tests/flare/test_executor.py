@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
+from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_constant import FLContextKey, ReturnCode
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.apis.shareable import Shareable
@@ -33,6 +34,8 @@ from privfedtalk_flare.settings import (
     RoundSettings,
     SettingsError,
 )
+from privfedtalk_flare.training.lane import IdentityUpdate
+from privfedtalk_flare.training.worklog import read_notes
 
 Executor = Callable[..., PrivFedTalkExecutor]
 
@@ -58,8 +61,8 @@ class _Work:
     def prepare(self) -> int:
         return 2
 
-    def adapter_round(self, theta: np.ndarray, number: int) -> list[SimpleNamespace]:
-        return [SimpleNamespace(vector=theta, score=score, count=1) for score in (0.53, 0.61)]
+    def adapter_round(self, theta: np.ndarray, number: int) -> list[IdentityUpdate]:
+        return [IdentityUpdate(theta, score, 1, loss) for score, loss in ((0.53, 0.25), (0.61, 0.75))]
 
     def personalize(self, theta: np.ndarray) -> dict[str, float]:
         return {"loss": 0.1}
@@ -168,6 +171,19 @@ def test_a_signal_to_noise_ratio_leaves_with_three_digits_and_times_as_whole_sec
     meta = from_shareable(work.execute(p.TASK_ADAPTER, task(theta, log), site, Signal())).meta
     assert meta[p.SNR] == site.get_engine().scalars["snr"] == 0.142  # sqrt(.0201)
     assert meta[p.BUSY] and all(isinstance(second, int) for pair in meta[p.BUSY] for second in pair)
+
+
+def test_losses_and_times_of_training_are_noted_at_the_site_alone(site: FLContext) -> None:
+    work = idle(site)
+    for event in (EventType.BEFORE_TASK_DATA_FILTER, EventType.AFTER_TASK_DATA_FILTER):
+        work.handle_event(event, site)
+    reply = from_shareable(work.execute(p.TASK_ADAPTER, task(), site, Signal()))
+    for event in (EventType.BEFORE_TASK_RESULT_FILTER, EventType.AFTER_TASK_RESULT_FILTER):
+        work.handle_event(event, site)
+    notes = {one["part"]: one for one in read_notes(place_of(site).output)}
+    assert set(notes) == {"receive", "adapter", "protect"} and all(one["seconds"] >= 0 for one in notes.values())
+    assert notes["adapter"]["loss"] == 0.5 and notes["adapter"]["round"] == 1
+    assert "loss" not in str(reply.meta) and not any("loss" in tag for tag in site.get_engine().scalars)
 
 
 @pytest.mark.parametrize(("busy", "shown"), [

@@ -33,6 +33,7 @@ from privfedtalk_flare.flare.policy import SitePolicy
 from privfedtalk_flare.flare.site import place_of
 from privfedtalk_flare.flare.steps import StepLog
 from privfedtalk_flare.settings import SettingsError
+from privfedtalk_flare.training.lane import IdentityUpdate
 
 PRIVACY_JSON = Path(__file__).parents[2] / "poc" / "privacy.json"
 HEADER = {p.JOB: JOB, p.ROUND: 1, p.NONCE: "ab12", p.SPEC: "", p.BACKBONE: "", p.KEY_ID: ""}
@@ -48,9 +49,9 @@ class Work:
     def prepare(self) -> int:
         return 2
 
-    def adapter_round(self, theta: np.ndarray, number: int) -> list[SimpleNamespace]:
+    def adapter_round(self, theta: np.ndarray, number: int) -> list[IdentityUpdate]:
         self.rounds += 1
-        return [SimpleNamespace(vector=theta + 0.01, score=0.5, count=1) for _ in range(2)]
+        return [IdentityUpdate(theta + 0.01, 0.5, 1) for _ in range(2)]
 
 
 class Engine:
