@@ -105,7 +105,7 @@ def _svg(height: float, parts: Sequence[str]) -> str:
 
 
 def _text(value: float) -> str:
-    return f"{0.0 if abs(value) < 1e-12 else value:g}"[:8]
+    return f"{0.0 if abs(value) < 1e-12 else value:g}"
 
 
 def _colours(count: int) -> list[str]:

@@ -119,10 +119,10 @@ def _learning(work: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
 def _curves(summary: Summary) -> list[Chart]:
     rounds = summary.rounds
 
-    def by_site(key: str) -> dict[str, list[tuple[float, float]]]:
+    def by_site(key: str, unit: float = 1.0) -> dict[str, list[tuple[float, float]]]:
         sites = sorted({site for entry in rounds for site in entry.sites})
-        return {site: [(entry.round, entry.sites[site][key]) for entry in rounds if key in entry.sites.get(site, {})]
-                for site in sites}
+        return {site: [(entry.round, entry.sites[site][key] / unit) for entry in rounds
+                       if key in entry.sites.get(site, {})] for site in sites}
 
     def of_round(value: Callable[[Round], object]) -> list[tuple[float, float]]:
         return [(entry.round, float(told)) for entry in rounds if isinstance(told := value(entry), (int, float))]
@@ -139,7 +139,7 @@ def _curves(summary: Summary) -> list[Chart]:
               Chart(lines({"signal to noise": of_round(lambda entry: entry.snr)}, "round", "ratio"),
                     "Signal of a step, in its noise"),
               Chart(lines(seconds, "round", "seconds"), "Time of a round, and of the server's sum in it"),
-              Chart(lines(by_site("bytes_up"), "round", "bytes"), "Bytes up, by site")]
+              Chart(lines(by_site("bytes_up", 1e6), "round", "MB"), "Megabytes up, by site")]
     return [chart for chart in charts if chart.svg]
 
 

@@ -33,6 +33,12 @@ def test_a_value_that_never_changes_has_an_axis_all_the_same() -> None:
     assert parsed(lines({"nought": [(1, 0.0)]}, "round", "x")).find(".//circle") is not None
 
 
+def test_no_tick_is_another_number_than_its_line() -> None:
+    chart = parsed(lines({"bytes": [(1, 3651924.0), (2, 3652863.0)]}, "round", "bytes"))
+    ticks = {text.text for text in chart.findall(".//text")} - {"round", "bytes", "1", "2"}
+    assert len(ticks) > 2 and all(3.65e6 <= float(tick) <= 3.6531e6 for tick in ticks)
+
+
 def test_what_is_not_finite_is_left_out_and_nothing_is_no_chart() -> None:
     assert len(parsed(lines({"a": [(1, math.nan), (2, 1.0)]}, "x", "y")).findall(".//circle")) == 1
     assert lines({"a": [(1, math.inf)]}, "x", "y") == lines({}, "x", "y") == intervals({}, "x", []) == ""
