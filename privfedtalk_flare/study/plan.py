@@ -16,6 +16,7 @@
       - [isfa, fedavg]
       - [fedavg, backbone]           # less what its own runs measured before training
       - [isfa, local, [site-1, site-2]]
+      - [isfa, fedavg, personalized]  # in another row than the study's
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from privfedtalk_flare.settings import SettingsError, parse, setting
 
 DAMAGES = ("none", "noise", "flicker", "blur", "late", "mixed")
 METHODS = ("federated", "local", "pooled")
+ROWS = ("shared", "personalized")
 BACKBONE = "backbone"
 """What any variant can be compared with: the row of that name in its own runs."""
 RUNNABLE = tuple(section for section in SECTIONS if section not in ("data", "backbone"))
@@ -90,19 +92,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The variant `first` less `second`, at `sites`; at every site that neither damages where there is none. `second`
-    may be `backbone`: what `first` itself measured before any training."""
+    """The variant `first` less `second`, at `sites` (none: every site that neither damages), in `row` ("": the
+    study's). `second` may be `backbone`: what `first` itself measured before any training."""
 
     first: str
     second: str
     sites: tuple[str, ...] = ()
+    row: str = ""
 
     @property
     def variants(self) -> tuple[str, ...]:
         return (self.first,) if self.second == BACKBONE else (self.first, self.second)
 
     def __str__(self) -> str:
-        return f"{self.first} - {self.second}" + (f" at {', '.join(self.sites)}" if self.sites else "")
+        row = f", {self.row}" if self.row else ""
+        return f"{self.first} - {self.second}{row}" + (f" at {', '.join(self.sites)}" if self.sites else "")
 
 
 @dataclass(frozen=True)
@@ -156,8 +160,8 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
     if not _STUDY.fullmatch(str(content["name"])):
         raise SettingsError(f"{where}: name {content['name']!r}: a study's name is made of letters, digits and + - .")
     seeds, row = _seeds(content["seeds"], where), content.get("row", "shared")
-    if row not in ("shared", "personalized"):
-        raise SettingsError(f"{where}: row {row!r}; the choices are shared, personalized")
+    if row not in ROWS:
+        raise SettingsError(f"{where}: row {row!r}; the choices are {', '.join(ROWS)}")
     base = _sections(content.get("job") or {}, RUNNABLE, f"{where}: job")
     people = _mapping(content.get("corpus") or {}, f"{where}: corpus")
     variants: dict[str, Variant] = {}
@@ -191,12 +195,14 @@ def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Compa
     if not (isinstance(told, list) and len(told) in (2, 3) and all(isinstance(name, str) for name in told[:2])
             and told[0] in variants and told[1] in (*variants, BACKBONE)):
         raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
-                            "second), and a list of sites or nothing")
-    first, second, sites = (*told, [])[:3]
+                            "second), and a list of sites, a row, or nothing")
+    first, second, third = (*told, [])[:3]
+    if third in ROWS:
+        return Comparison(first, second, row=third)
     known = variants[first].corpus.names
-    if not (isinstance(sites, list) and all(site in known for site in sites)):
-        raise SettingsError(f"{where}: sites {sites!r}; the choices are {', '.join(known)}")
-    return Comparison(first, second, tuple(sites))
+    if not (isinstance(third, list) and all(site in known for site in third)):
+        raise SettingsError(f"{where}: {third!r}; give a row ({', '.join(ROWS)}) or a list of {', '.join(known)}")
+    return Comparison(first, second, tuple(third))
 
 
 def recipe_of(variant: Variant, sites: int, seed: int) -> PrivFedTalkRecipe:

@@ -96,9 +96,10 @@ class Results:
         whom both have at the comparison's sites: where it names none, all that neither variant damages."""
         good = [set(self.study.variants[name].corpus.good) for name in pair.variants]
         sites = pair.sites or set.intersection(*good)
-        one = self.values(pair.first, metric, sites=sites)
+        row = pair.row or None
+        one = self.values(pair.first, metric, row, sites)
         other = (self.values(pair.first, metric, BACKBONE, sites) if pair.second == BACKBONE
-                 else self.values(pair.second, metric, sites=sites))
+                 else self.values(pair.second, metric, row, sites))
         return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
 
     def _site_of(self, seed: int, person: str) -> str:

@@ -14,7 +14,7 @@ from privfedtalk_flare.study.plan import Comparison, load_study, parse_study, re
 SMALL = {"name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 3, "clips": [2, 3, 4]},
          "job": {"privacy": {"mechanism": "off"}, "training": {"steps": 4}},
          "variants": {"one": None, "two": {"training": {"tdc": 0.0}, "seeds": [1]}},
-         "compare": [["one", "two"], ["one", "two", ["site-2"]]]}
+         "compare": [["one", "two"], ["one", "two", ["site-2"]], ["two", "backbone", "personalized"]]}
 
 
 def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
@@ -22,7 +22,9 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     two = study.variants["two"]
     assert dict(two.sections["training"]) == {"steps": 4, "tdc": 0.0} and two.seeds == (1,)
     assert [(variant.name, seed) for variant, seed in study.runs] == [("one", 1), ("two", 1), ("one", 2)]
-    assert study.compare == (Comparison("one", "two"), Comparison("one", "two", ("site-2",)))
+    assert study.compare == (Comparison("one", "two"), Comparison("one", "two", ("site-2",)),
+                             Comparison("two", "backbone", row="personalized"))
+    assert [str(pair) for pair in study.compare] == ["one - two", "one - two at site-2", "two - backbone, personalized"]
     recipe = recipe_of(two, 3, 7)
     assert (recipe.training.steps, recipe.training.tdc, recipe.rounds.min_sites, recipe.data.seed) == (4, 0.0, 3, 7)
     assert recipe.privacy.mechanism == "off" and recipe.data.source == "site"
@@ -56,7 +58,8 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"compare": "one"}, "must be a list"),
     ({"compare": [[["one"], "one"]]}, "give two of one, two"),
     ({"compare": [["one", "three"]]}, "give two of one, two"),
-    ({"compare": [["one", "two", ["site-9"]]]}, "the choices are site-1, site-2, site-3")])
+    ({"compare": [["one", "two", ["site-9"]]]},
+     r"\['site-9'\]; give a row \(shared, personalized\) or a list of site-1, site-2, site-3")])
 def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         parse_study({**SMALL, **change}, "study.yaml")

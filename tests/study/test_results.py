@@ -85,6 +85,16 @@ def test_a_variant_is_compared_with_its_own_backbone() -> None:
     assert found.people == 2 and found.mean == pytest.approx((20 + 1) / 2)
 
 
+def test_a_comparison_may_be_in_another_row_than_the_studys() -> None:
+    runs = [result(name, 1, {"site-1": {"a": 20.0}}) for name in ("one", "two")]
+    for run, value in zip(runs, (24.0, 23.0), strict=True):
+        run["people"]["site-1"]["a"]["personalized"] = {"psnr_mask": value}
+    found = Results(STUDY, runs)
+    assert found.compared(Comparison("one", "two"), "psnr_mask").mean == 0.0
+    assert found.compared(Comparison("one", "two", row="personalized"), "psnr_mask").mean == 1.0
+    assert found.compared(Comparison("two", "backbone", row="personalized"), "psnr_mask").mean == 15.0
+
+
 def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     head, lines = differences(RESULTS)
     assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",
