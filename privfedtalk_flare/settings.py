@@ -62,7 +62,7 @@ class TrainingSettings:
     batch: int = setting(4, "windows a step", low=1)
     learning_rate: float = setting(4e-3, "AdamW's peak learning rate", low=0.0)
     tdc: float = setting(10.0, "weight of Temporal-Denoising Consistency", low=0.0)
-    proximal: float = setting(0.0, "mu of FedProx: weight of |theta_i - theta|^2 / 2 (0.1 lets nothing be learnt)", low=0.0)
+    proximal: float = setting(0.0, "mu of FedProx: weight of |theta_i - theta|^2 / 2", low=0.0)
     mask_weight: float = setting(3.0, "weight of the masked region in the denoising loss", low=0.0)
     audio_dropout: float = setting(0.1, "share of windows trained without audio", low=0.0, high=1.0)
 
