@@ -14,6 +14,10 @@ Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
 
 
+_SAME = 1e-3
+"""dB between two measurements of one clip: processors differ in the last bits."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `people`, with the ends of its 95 % interval (nan where one value is all there is), and the mean of
@@ -93,14 +97,26 @@ class Results:
 
     def compared(self, pair: Comparison, metric: str) -> Estimate | None:
         """The first less the second (less the first's own row `backbone` where the second is called so), of the people
-        whom both have at the comparison's sites: where it names none, all that neither variant damages."""
+        whom both have at the comparison's sites: where it names none, all that neither variant damages. Raises
+        ValueError where one of them was measured on other clips in the second than in the first."""
         good = [set(self.study.variants[name].corpus.good) for name in pair.variants]
         sites = pair.sites or set.intersection(*good)
         row = pair.row or None
         one = self.values(pair.first, metric, row, sites)
         other = (self.values(pair.first, metric, BACKBONE, sites) if pair.second == BACKBONE
                  else self.values(pair.second, metric, row, sites))
+        self._same_clips(pair, one.keys() & other.keys())
         return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
+
+    def _same_clips(self, pair: Comparison, people: Iterable[tuple[int, str]]) -> None:
+        """Copies of a still picture depend on the clips alone. Which clips are held out depends on the bytes of their
+        files, and those on the machine that rendered them."""
+        first, second = (self.values(name, "psnr_mask", "copy_reference") for name in (pair.first, pair.variants[-1]))
+        for at in sorted(people):
+            if at in first and at in second and abs(first[at] - second[at]) > _SAME:
+                raise ValueError(f"{pair}, seed {at[0]}: a person was measured on other clips in one than in the other "
+                                 f"(copies of a still picture have {first[at]:.3f} and {second[at]:.3f} dB); run all "
+                                 "variants of a seed on one machine")
 
     def _site_of(self, seed: int, person: str) -> str:
         for runs in self._of.values():

@@ -95,6 +95,16 @@ def test_a_comparison_may_be_in_another_row_than_the_studys() -> None:
     assert found.compared(Comparison("two", "backbone", row="personalized"), "psnr_mask").mean == 15.0
 
 
+def test_a_person_measured_on_two_clips_is_no_pair() -> None:
+    runs = [result(name, 1, {"site-1": {"a": 20.0}}) for name in ("one", "two")]
+    for run, value in zip(runs, (21.0, 21.0004), strict=True):
+        run["people"]["site-1"]["a"]["copy_reference"] = {"psnr_mask": value}
+    assert Results(STUDY, runs).compared(Comparison("one", "two"), "psnr_mask").mean == 0.0
+    runs[1]["people"]["site-1"]["a"]["copy_reference"]["psnr_mask"] = 22.5
+    with pytest.raises(ValueError, match="one - two, seed 1: a person was measured on other clips in one than"):
+        Results(STUDY, runs).compared(Comparison("one", "two"), "psnr_mask")
+
+
 def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     head, lines = differences(RESULTS)
     assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",
