@@ -163,7 +163,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
                  "rounds": RoundSettings(phases=("backbone",))},
     "fedavg": {"data": _PEOPLE, "reliability": ReliabilitySettings(mode="counts")},
     "fedprox": {"data": _PEOPLE, "reliability": ReliabilitySettings(mode="counts"),
-                "training": TrainingSettings(proximal=0.001)},
+                "training": TrainingSettings(proximal=1e-4)},
 }
 """The jobs under `jobs/`, by what `PrivFedTalkRecipe` is given. Their sites render synthetic people; a study leaves out
 `data` and uses its own clips."""
