@@ -59,7 +59,7 @@ def _cell(told: Mapping[str, float | None] | None, name: str, people: int) -> st
         return f"{_MISSING}\n"
     digits = 3 if name in ("ssim", "sync", "identity", "motion_ratio") else 2
     fewer = f"\nn={int(told['n'])}" if told["n"] < people else ""
-    return f"{told['mean']:.{digits}f}\n{_number(told['std'], f'.{digits}f')}{fewer}"
+    return f"{told['mean']:.{digits}f}\n{number(told['std'], f'.{digits}f')}{fewer}"
 
 
 def _rounds(rounds: list[Round]) -> Table:
@@ -70,18 +70,19 @@ def _rounds(rounds: list[Round]) -> Table:
         site = head == "site"
         table.add_column(head, justify="left" if site else "right", no_wrap=not site, overflow="fold")
     for entry in rounds:
-        shared = [*(_number(entry.epsilon.get(view), ".2f") for view in VIEWS),
-                  _number(entry.snr, ".3f"), _number(entry.seconds.get("wall"), ".1f"),
-                  _number(entry.seconds.get("aggregate"), ".2f")]
+        shared = [*(number(entry.epsilon.get(view), ".2f") for view in VIEWS),
+                  number(entry.snr, ".3f"), number(entry.seconds.get("wall"), ".1f"),
+                  number(entry.seconds.get("aggregate"), ".2f")]
         for i, (site, told) in enumerate(sorted(entry.sites.items())):
             up, down = (told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down"))
-            table.add_row(str(entry.round) if i == 0 else "", site, _number(told.get("weight"), ".3f"),
-                          _number(told.get("score"), ".3f"), _number(told.get("count"), ".0f"), _number(up, ".2f"),
-                          _number(down, ".2f"), *(shared if i == 0 else [""] * len(shared)))
+            table.add_row(str(entry.round) if i == 0 else "", site, number(told.get("weight"), ".3f"),
+                          number(told.get("score"), ".3f"), number(told.get("count"), ".0f"), number(up, ".2f"),
+                          number(down, ".2f"), *(shared if i == 0 else [""] * len(shared)))
     return table
 
 
-def _number(value: float | str | None, form: str) -> str:
+def number(value: float | str | None, form: str) -> str:
+    """A number in `form`, "none" for an epsilon without bound, "-" where nothing is known."""
     if value is None:
         return _MISSING
     return "none" if value == UNBOUNDED else format(value, form)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
-from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words
+from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words, number
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -38,19 +38,19 @@ def films_in(folder: Path) -> list[Film]:
     for generated in sorted(folder.rglob("videos/*.mp4")):
         real, sheet = generated.with_suffix(".real.mp4"), generated.with_suffix(".png")
         if real.is_file():
-            found.append(Film(real, generated, generated.stem, f"{_site_of(generated)}, person {generated.stem}",
-                              sheet if sheet.is_file() else None))
+            site, person = _site_of(generated.parent.parent), generated.stem
+            found.append(Film(real, generated, person, f"{site}, person {person}", sheet if sheet.is_file() else None))
     return found
 
 
-def _site_of(path: Path) -> str:
-    """The site in whose run folder a file lies."""
-    return next((part for part in path.parts if part.startswith("site-")), path.parts[-4])
+def _site_of(run: Path) -> str:
+    """The site whose run folder this is."""
+    return next((part for part in run.parts if part.startswith("site-")), run.parent.name)
 
 
 def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """What the sites under `folder` noted of their work, site by site."""
-    return {_site_of(path.parent / "-" / "-"): worklog.read_notes(path.parent)
+    return {_site_of(path.parent): worklog.read_notes(path.parent)
             for path in sorted(folder.rglob(worklog.FILE_NAME))}
 
 
@@ -69,18 +69,14 @@ def _rounds(rounds: list[Round]) -> Table:
     """One line a site; what holds for the round stands in its first line."""
     body = []
     for entry in rounds:
-        whole = [_number(entry.epsilon.get(view), ".2f") for view in VIEWS]
-        whole += [_number(entry.snr, ".3f"), *(_number(entry.seconds.get(part), ".1f") for part in _SERVER)]
+        whole = [number(entry.epsilon.get(view), ".2f") for view in VIEWS]
+        whole += [number(entry.snr, ".3f"), *(number(entry.seconds.get(part), ".1f") for part in _SERVER)]
         for first, (site, told) in enumerate(sorted(entry.sites.items())):
-            body.append([str(entry.round), site, *(_number(told.get(key), form) for key, form in (
+            body.append([str(entry.round), site, *(number(told.get(key), form) for key, form in (
                 ("weight", ".3f"), ("score", ".3f"), ("count", ".0f"), ("bytes_up", ",.0f"), ("bytes_down", ",.0f"))),
                 *(whole if first == 0 else [""] * len(whole))])
     return ["round", "site", "weight", "score", "clips", "bytes up", "bytes down",
             *(f"epsilon {name}" for name in VIEWS.values()), "SNR", "wall s", "sum s"], body
-
-
-def _number(value: float | str | None, form: str) -> str:
-    return "-" if value is None else "none" if value == UNBOUNDED else format(value, form)
 
 
 _SERVER = ("wall", "aggregate")

@@ -44,21 +44,22 @@ def run_study(study: Study, out: Path, say: Callable[[str], None], record: Path 
 
 
 def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path | None) -> list[dict[str, Any]]:
+    made = {name: made_from(variant) for name, variant in study.variants.items()}
     results, waiting = [], []
     for variant, seed in study.runs:
-        folder, made = folder_of(out, variant, seed), made_from(variant)
+        folder = folder_of(out, variant, seed)
         places = [folder / RESULT, *([record / f"{folder.name}.json"] if record is not None else [])]
-        found = next(filter(None, (_finished(place, variant, made) for place in places)), None)
+        found = next(filter(None, (_finished(place, variant, made[variant.name]) for place in places)), None)
         if found is None:
-            waiting.append((variant, seed, places))
+            waiting.append((variant, seed, folder, places))
         else:
             _save(found, places)
             results.append(found)
     write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already")
-    for number, (variant, seed, places) in enumerate(waiting, 1):
-        result = {"variant": variant.name, "seed": seed, "made_from": made_from(variant),
-                  **run(variant, seed, out, folder_of(out, variant, seed))}
+    for number, (variant, seed, folder, places) in enumerate(waiting, 1):
+        result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name],
+                  **run(variant, seed, out, folder)}
         _save(result, places)
         results.append(result)
         mean = sum(one["seconds"] for one in results) / len(results)
@@ -82,13 +83,12 @@ def results_in(out: Path) -> Results:
 
 
 def made_from(variant: Variant) -> dict[str, Any]:
-    """All that decides what a run of this variant gives, as JSON has it: what the study says, what it leaves to
-    defaults, the backbone, and the renderer of its people."""
+    """All that decides what a run of this variant gives: what the study says, what it leaves to defaults, the backbone,
+    and the renderer of its people."""
     recipe = recipe_of(variant, 1 if variant.method == "local" else variant.corpus.sites, 0)
     settings = {section: plain(getattr(recipe, section)) for section in RUNNABLE}
-    made = {**as_plain(variant), "settings": settings, "backbone": _backbone(recipe.adapter.backbone),
+    return {**as_plain(variant), "settings": settings, "backbone": _backbone(recipe.adapter.backbone),
             "renderer": renderer_digest(Person.draw(0, 0, variant.corpus.accent))}
-    return json.loads(json.dumps(made))
 
 
 @lru_cache
