@@ -33,7 +33,8 @@ class DataSettings:
     source: str = setting("site", "where clips come from: the site's own corpus, or people rendered for a trial",
                           choices=("site", "synthetic"))
     clip_source: str = setting("study_clips.find_clips", "dotted path of the function that lists a site's clips")
-    held_out: int = setting(1, "clips of each identity that are never trained on; 0 only trains", low=0)
+    held_out: int = setting(1, "clips of each identity that are never trained on: the first is scored, the others are "
+                               "measured, a single one is both; 0 only trains", low=0)
     people: int = setting(2, "synthetic only: identities rendered at each site", low=1)
     clips: int = setting(5, "synthetic only: clips of each identity, held-out ones included", low=1)
     seconds: float = setting(3.0, "synthetic only: length of a clip", low=1.0, high=60.0)

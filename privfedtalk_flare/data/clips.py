@@ -74,8 +74,8 @@ def _is_clip(path: Path) -> bool:
     return path.suffix.lower() == ".mp4" and not path.name.startswith(".") and path.is_file()
 
 
-def load_clip(file: ClipFile, size: int = 64, min_frames: int = 25) -> Clip:
-    """Decodes a clip by its timestamps, at size x size pixels, 25 frames a second and 16 kHz.
+def load_clip(file: ClipFile, size: int | None = 64, min_frames: int = 25) -> Clip:
+    """Decodes a clip by its timestamps, at size x size pixels (None: its own), 25 frames a second and 16 kHz.
 
     Raises ClipError: unreadable, damaged or cut off; no picture or sound; not square or smaller than `size`; shorter
     than `min_frames`; sound that does not go with the picture; an aperture file that does not match.
@@ -213,7 +213,8 @@ class ClipsOnDisk(ReadWhenAsked[Clip]):
 def split_clips(clips: Sequence[Clip], held_out: int) -> tuple[list[Clip], list[Clip]]:
     """Splits by clip, identity by identity, into training and held-out clips, `held_out` of each identity.
 
-    Held out are the clips of the lowest digests: the split depends on the files alone, not on their order or names.
+    Which are held out is drawn from their names: it depends neither on their order, nor on their bytes, in which two
+    machines that render or encode the same clip differ.
     Raises ClipError, naming every identity at fault, if one would keep no training clip, or holds a file twice.
     """
     if held_out < 0:
@@ -228,5 +229,11 @@ def split_clips(clips: Sequence[Clip], held_out: int) -> tuple[list[Clip], list[
     twice = sorted(identity for identity, own in of.items() if len({c.digest for c in own}) < len(own))
     if twice:
         raise ClipError(f"the same file twice among the clips of {', '.join(twice)}; remove the copies")
-    held = {c.digest for own in of.values() for c in sorted(own, key=lambda c: c.digest)[:held_out]}
+    held = {c.digest for own in of.values() for c in sorted(own, key=_drawn)[:held_out]}
     return [c for c in clips if c.digest not in held], [c for c in clips if c.digest in held]
+
+
+def _drawn(clip: Clip) -> tuple[str, str]:
+    """What clips are put in order by before some are held out. Files of one name differ in how it ends: `a.mp4`,
+    `a.MP4`."""
+    return hashlib.sha256(f"privfedtalk split v2 {clip.identity}/{clip.name}".encode()).hexdigest(), clip.digest

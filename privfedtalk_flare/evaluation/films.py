@@ -1,5 +1,5 @@
-"""What a set of films says: motion along the flow of the real ones, jitter, and, with networks that others trained,
-perceptual distance, the distance between distributions, identity and lip sync.
+"""What networks that others trained say of a set of films: perceptual distance, the distance between distributions,
+identity and lip sync.
 
 A network's weights are a safetensors file in a folder that the caller names; nothing is fetched, and a metric whose
 weights are not there is left out by name. Numbers are comparable with each other; with published ones only where the
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from privfedtalk_flare.evaluation.arcface import face_cosine, load_arcface
 from privfedtalk_flare.evaluation.syncnet import load_syncnet, sync_errors
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FILM_METRICS = {"warp": "warp error grey down", "jitter": "jitter down", "lpips": "LPIPS down", "fid": "FID down",
-                "kid": "KID down", "arcface": "ArcFace up", "lse_d": "LSE-D down", "lse_c": "LSE-C up"}
+FILM_METRICS = {"lpips": "LPIPS down", "fid": "FID down", "kid": "KID down", "arcface": "ArcFace up",
+                "lse_d": "LSE-D down", "lse_c": "LSE-C up"}
 """Metrics in the order of the table, with their head: name, unit, direction."""
 WEIGHTS = {"lpips": "lpips_alex.safetensors", "fid": "inception.safetensors", "kid": "inception.safetensors",
            "arcface": "arcface.safetensors", "lse_d": "syncnet.safetensors", "lse_c": "syncnet.safetensors"}
@@ -38,69 +38,16 @@ INCEPTION_SIZE = 299
 @dataclass(frozen=True)
 class FilmPair:
     """A generated film and the real one, both (F, S, S, 3) uint8 at 25 frames a second, and their sound, (640 F,)
-    float32 at 16 kHz; `rendered`: whether they show the renderer's people, whose mouth can be read from pixels."""
+    float32 at 16 kHz."""
 
     generated: NDArray
     real: NDArray
     audio: NDArray
-    rendered: bool = False
 
 
-def warp_error(generated: NDArray, real: NDArray) -> float:
-    """Mean absolute difference between a generated frame and the next one, moved back along the optical flow of the
-    real film. Grey levels, less is better; the real film's own error is the floor.
-
-    Pixels whose real frames differ by more than 20 grey levels after the move (occlusion, a wrong flow) are left out.
-    `nan` where no pixel is left in any two frames. Source: Lai et al. 2018, "Learning Blind Video Temporal
-    Consistency"; the flow is scikit-image's iterative Lucas-Kanade (Le Besnerais and Champagnat 2005).
-
-    >>> still = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 3)).repeat(3, 0).astype(np.uint8)
-    >>> shaking = np.clip(still.astype(int) + np.array([0, 8, 0])[:, None, None, None], 0, 255).astype(np.uint8)
-    >>> round(warp_error(still, still), 2), warp_error(shaking, still) > 6
-    (0.0, True)
-    """
-    from skimage.registration import optical_flow_ilk
-    from skimage.transform import warp
-
-    if generated.shape != real.shape or real.ndim != 4 or real.shape[-1] != 3:
-        raise ValueError(f"films of shape {generated.shape} and {real.shape}; expected the same (F, H, W, 3)")
-    real, generated = real.astype(np.float32), generated.astype(np.float32)
-    rows, columns = np.meshgrid(*map(np.arange, real.shape[1:3]), indexing="ij")
-    errors = []
-    for now in range(len(real) - 1):
-        grey = real[now:now + 2].mean(-1)
-        down, right = optical_flow_ilk(grey[0] / 255, grey[1] / 255, radius=5)
-        where = np.stack([rows + down, columns + right])
-
-        def moved(frame: NDArray, where: NDArray = where) -> NDArray:
-            return np.stack([warp(frame[..., c], where, mode="edge", preserve_range=True) for c in range(3)], -1)
-
-        kept = np.abs(moved(real[now + 1]) - real[now]).mean(-1) < 20
-        if kept.any():
-            errors.append(np.abs(moved(generated[now + 1]) - generated[now]).mean(-1)[kept].mean())
-    return float(np.mean(errors)) if errors else float("nan")
-
-
-def landmark_jitter(path: ArrayLike) -> float:
-    """Mean absolute second difference of a landmark's path (F,), in its own unit a frame squared; less is better.
-
-    For rendered people the landmark is the mouth's opening (`evaluation.aperture`). `nan` with fewer than three frames.
-    Source: the acceleration error of pose estimation (Kanazawa et al. 2019), without a truth.
-
-    >>> landmark_jitter([0, 1, 2, 3]), landmark_jitter([0, 1, 0, 1])
-    (0.0, 2.0)
-    """
-    path = np.asarray(path, np.float64)
-    return float(np.abs(np.diff(path, 2)).mean()) if len(path) > 2 else float("nan")
-
-
-def measure_each(films: Sequence[FilmPair], weights: Path | None,
-                 aperture: Callable[[NDArray], NDArray]) -> list[dict[str, float]]:
-    """Of each film, every metric that can be had: `jitter` for rendered people alone, and, of those that need a
-    network, what has weights in the folder `weights`."""
-    measures: list[Callable[[FilmPair], dict[str, float]]] = [
-        lambda film: {"warp": warp_error(film.generated, film.real)},
-        lambda film: {"jitter": landmark_jitter(aperture(film.generated))} if film.rendered else {}]
+def measure_each(films: Sequence[FilmPair], weights: Path | None) -> list[dict[str, float]]:
+    """Of each film, every metric whose network has weights in the folder `weights`; FID and KID need many films."""
+    measures: list[Callable[[FilmPair], dict[str, float]]] = []
     if has(weights, "lpips"):
         perceptual = load_lpips(weights / WEIGHTS["lpips"])
         measures.append(lambda film: {"lpips": lpips(perceptual, film)})

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from privfedtalk_flare.evaluation.temporal import jitter_ratio, warp_error
+
 DATA_RANGE = 255.0
 PSNR_CEILING = 100.0
 """dB reported for pictures that do not differ: JSON and tables have no infinity."""
@@ -191,20 +193,23 @@ def identity(generated: NDArray, reference: NDArray) -> float:
     return float(np.clip(((generated / norms[0]) @ (reference / norms[1]).T).mean(), -1.0, 1.0))
 
 
-def clip_metrics(generated: NDArray, real: NDArray, mask: NDArray, truth: ArrayLike,
+def clip_metrics(generated: NDArray, real: NDArray, mask: NDArray, flow: NDArray, truth: ArrayLike,
                  aperture: Callable[[NDArray], NDArray], embed: Callable[[NDArray], NDArray],
                  reference: NDArray) -> dict[str, float]:
     """Every metric of one generated clip, by name.
 
-    `truth` is the true aperture (F,); `aperture(frames)` recovers it (`evaluation.aperture.mouth_aperture`);
-    `embed(frames)` gives (F, E) (`evaluation.identity`); `reference` holds the embeddings (R, E) to compare with.
+    `flow` is the real clip's (`evaluation.temporal.optical_flow`), `truth` its true aperture (F,); `aperture(frames)`
+    recovers it (`evaluation.aperture.mouth_aperture`); `embed(frames)` gives (F, E) (`evaluation.identity`);
+    `reference` holds the embeddings (R, E) to compare with. Of the offset the distance from 0 is told: means of lags
+    would take early and late ones for none.
     """
     recovered = aperture(generated)
     return {
         "psnr_mask": psnr_mask(generated, real, mask), "psnr": psnr(generated, real), "ssim": ssim(generated, real),
-        "sync": sync(recovered, truth), "sync_offset": sync_offset(recovered, truth),
+        "sync": sync(recovered, truth), "sync_offset": abs(sync_offset(recovered, truth)),
         "identity": identity(embed(generated), reference), "flicker": flicker(generated, real, mask),
         "flicker_gap": flicker_gap(generated, real, mask), "motion_ratio": motion_ratio(generated, real, mask),
+        "warp": warp_error(generated, real, flow), "jitter_ratio": jitter_ratio(recovered, truth),
     }
 
 

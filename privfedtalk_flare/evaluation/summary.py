@@ -20,9 +20,13 @@ from privfedtalk_flare.files import READABLE, write_whole
 
 ROWS = ("ground_truth", "copy_reference", "backbone", "shared", "personalized")
 METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
-           "sync_offset": "sync\noffset\nto 0", "identity": "ident.\n\nup", "flicker": "flick.\ngrey\ndown",
-           "flicker_gap": "flick.\ngap\ndown", "motion_ratio": "motion\nratio\nto 1"}
-"""Metrics in the order of the table, with their head: name, unit, direction (`evaluation.metrics` defines them)."""
+           "sync_offset": "sync\noffset\ndown", "identity": "ident.\n\nup", "flicker": "flick.\ngrey\ndown",
+           "flicker_gap": "flick.\ngap\ndown", "motion_ratio": "motion\nratio\nto 1",
+           "warp": "warp\ngrey\ndown", "jitter_ratio": "jitter\nratio\nto 1"}
+"""Metrics in the order of the table, with their head: name, unit, direction; `evaluation.metrics` and `.temporal` have
+their definitions."""
+THREE_DIGITS = ("ssim", "sync", "identity", "motion_ratio", "jitter_ratio")
+"""Metrics within [-1, 1]: shown with three decimals, the others with two."""
 UNBOUNDED = "unbounded"
 FILE_NAME = "summary.json"
 _PLACES = (FILE_NAME, f"workspace/{FILE_NAME}", f"server/*/{FILE_NAME}", f"*/workspace/{FILE_NAME}", f"*/{FILE_NAME}",

@@ -116,12 +116,11 @@ class PrivFedTalkExecutor(Executor):
             return
         # Read when torch loads OpenMP: threads that spin while they wait starve beside any other work on the machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        import torch
-
+        from privfedtalk_flare.threads import limit_threads
         from privfedtalk_flare.training.site import SiteWork
 
         place = place_of(fl_ctx)
-        torch.set_num_threads(threads_of(place, fl_ctx))
+        limit_threads(threads_of(place, fl_ctx))
         self._work = SiteWork(site=place.site, place=place, log=lambda text: say(f"{place.site}: {text}"),
                               **self._settings)
         self._place = place

@@ -56,7 +56,7 @@ def project_of(workspace: Workspace) -> str:
 
 
 def threads_of(place: SitePlace, fl_ctx: FLContext) -> int:
-    """Torch threads of this process: the site's own number, else the cores over the clients that run at once.
+    """Threads of this process: the site's own number, else the cores over the clients that run at once.
 
     A simulation runs as many clients at once as its `-t` says; elsewhere a site has its machine to itself.
     """

@@ -1,4 +1,4 @@
-"""The films of a page, measured: each by itself, and all of a kind as a set."""
+"""The films of a page, by networks that others trained: each by itself, and all of a kind as a set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from privfedtalk_flare.data.clips import ClipFile, load_clip
 from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
-from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.films import FILM_METRICS, FilmPair, measure_each, measure_together, missing
 from privfedtalk_flare.report.page import Film, Section
 from privfedtalk_flare.study.results import estimate
@@ -21,39 +20,38 @@ Films = Mapping[tuple[int, str], Film]
 _SAID = ("Of the films that are here, each with the last adapter that its person has: their own, else the shared one. "
          "Means and half their 95 % interval, over seeds where there are several, else over people. FID and KID are of "
          "those people's films that every line has.")
-_JITTER = "Jitter is of rendered people alone: the landmark is their mouth's opening, which is read from pixels."
 
 
 def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
     """A line for each name's films, below the real ones and a still picture; `weights` as `films.measure_each`."""
-    pairs = {name: {at: _pair(film) for at, film in films.items()} for name, films in named.items() if films}
-    if not pairs:
-        return Section("Films")
+    named, lacking = {name: films for name, films in named.items() if films}, missing(weights)
+    if not named or len(lacking) == len(FILM_METRICS):
+        return Section("Films by networks", lacking if named else [])
+    pairs = {name: {at: _pair(film) for at, film in films.items()} for name, films in named.items()}
     first = next(iter(pairs.values()))
     rows = {"*ground_truth*": {at: _instead(pair, pair.real) for at, pair in first.items()},
             "*first frame, still*": {at: _instead(pair, np.repeat(pair.real[:1], len(pair.real), 0))
                                      for at, pair in first.items()}, **pairs}
     common = sorted(set.intersection(*(set(films) for films in rows.values())))
-    each = {name: dict(zip(films, measure_each(list(films.values()), weights, mouth_aperture), strict=True))
+    each = {name: dict(zip(films, measure_each(list(films.values()), weights), strict=True))
             for name, films in rows.items()}
     together = {name: measure_together([films[at] for at in common], weights) if common else {}
                 for name, films in rows.items()}
     known = [name for name in FILM_METRICS if any(name in values for films in each.values()
                                                   for values in films.values()) or name in together[next(iter(rows))]]
     body = [[name, *(f"{together[name][metric]:.3f}" if metric in together[name] else
-                     shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}),
-                           2 if metric == "warp" else 3) for metric in known), str(len(rows[name]))] for name in rows]
-    texts = [_SAID, *([_JITTER] if "jitter" in known else []), *missing(weights)]
-    return Section("Films", texts, [(["", *(FILM_METRICS[name] for name in known), "films"], body)])
+                     shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}), 3)
+                     for metric in known), str(len(rows[name]))] for name in rows]
+    return Section("Films by networks", [_SAID, *lacking],
+                   [(["", *(FILM_METRICS[name] for name in known), "films"], body)])
 
 
 def _pair(film: Film) -> FilmPair:
-    generated, real = (load_clip(ClipFile("", path)) for path in (film.generated, film.real))
+    generated, real = (load_clip(ClipFile("", path), size=None) for path in (film.generated, film.real))
     count = min(len(generated.frames), len(real.frames))
-    return FilmPair(generated.frames[:count], real.frames[:count], real.audio[:count * SAMPLES_PER_FRAME],
-                    real.aperture is not None)
+    return FilmPair(generated.frames[:count], real.frames[:count], real.audio[:count * SAMPLES_PER_FRAME])
 
 
 def _instead(pair: FilmPair, frames: np.ndarray) -> FilmPair:
     """The same, with `frames` in the place of the generated ones."""
-    return FilmPair(frames, pair.real, pair.audio, pair.rendered)
+    return FilmPair(frames, pair.real, pair.audio)

@@ -17,11 +17,12 @@ _KINDS = {".mp4": "video/mp4", ".png": "image/png"}
 
 @dataclass(frozen=True)
 class Film:
-    """A held-out clip of `person` (opaque name) beside what was generated for it; `sheet`: frames of both, one below
-    the other."""
+    """A held-out clip of `person` (opaque name) at `site` beside what was generated for it; `sheet`: frames of both,
+    one below the other."""
 
     real: Path
     generated: Path
+    site: str
     person: str
     caption: str
     sheet: Path | None = None

@@ -39,13 +39,14 @@ def films_in(folder: Path) -> list[Film]:
         real, sheet = generated.with_suffix(".real.mp4"), generated.with_suffix(".png")
         if real.is_file():
             site, person = _site_of(generated.parent.parent), generated.stem
-            found.append(Film(real, generated, person, f"{site}, person {person}", sheet if sheet.is_file() else None))
+            found.append(Film(real, generated, site, person, f"{site}, person {person}",
+                              sheet if sheet.is_file() else None))
     return found
 
 
 def _site_of(run: Path) -> str:
-    """The site whose run folder this is."""
-    return next((part for part in run.parts if part.startswith("site-")), run.parent.name)
+    """The site whose run folder this is: `<site>/<job>`, in a simulation as in a kit."""
+    return run.parent.name
 
 
 def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.report.run import films_in
+from privfedtalk_flare.study.plan import POOLED
 from privfedtalk_flare.study.results import Results, metrics_of
 from privfedtalk_flare.study.runner import folder_of
 from privfedtalk_flare.study.tables import SHOWN, differences, heading, means
@@ -57,10 +58,12 @@ def differing(results: Results, metric: str) -> Chart:
 
 
 def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]]:
-    """Of each variant the films of all its runs. A person has the same opaque name in every run of a study."""
+    """Of each variant the films of all its runs, of people at undamaged sites as everywhere. A person has the same
+    opaque name in every run of a study."""
     return {name: {(seed, film.person): film for seed in sorted(results.runs(name))
-                   for film in films_in(folder_of(out, results.study.variants[name], seed))}
-            for name in results.variants}
+                   for film in films_in(folder_of(out, variant, seed))
+                   if film.site in (*variant.corpus.good, POOLED)}
+            for name, variant in ((name, results.study.variants[name]) for name in results.variants)}
 
 
 def _runs(results: Results) -> tuple[list[str], list[list[str]]]:

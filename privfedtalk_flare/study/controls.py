@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from privfedtalk_flare.flare import protocol as p
 from privfedtalk_flare.flare.aggregator import ISFAAggregator
 
 CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.04
@@ -16,7 +15,16 @@ CLIP_NORM, NOISE_MULTIPLIER = 4.0, 0.04
 alone."""
 
 
-class NoisyUpdates(ISFAAggregator):
+class Control(ISFAAggregator):
+    """What a study may name as a variant's `aggregator`. `seed`: the study's, of whatever the control draws; the other
+    arguments are ISFA's."""
+
+    def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rng = np.random.default_rng(seed)
+
+
+class NoisyUpdates(Control):
     """Clips and noises each site's update as its own privacy filter would, of one person a site. Only to compare what
     noise does to B alone and to A and B, which no job may noise: their product is not linear in the noise. It promises
     nothing: updates have left their sites in clear."""
@@ -25,19 +33,20 @@ class NoisyUpdates(ISFAAggregator):
         (update,), size = super()._payload(params, said)
         values = np.frombuffer(update, np.float32).astype(np.float64)
         values *= min(1.0, CLIP_NORM / max(float(np.linalg.norm(values)), 1e-12))
-        values += np.random.default_rng().normal(0.0, NOISE_MULTIPLIER * CLIP_NORM, size)
+        values += self._rng.normal(0.0, NOISE_MULTIPLIER * CLIP_NORM, size)
         return [values.astype(np.float32).tobytes()], size
 
 
-class ShuffledScores(ISFAAggregator):
-    """The same weights at the wrong sites: each round, scores move on among the sites, by a number of places drawn from
-    the round's number, never by none. If the method's scores matter, it must do better than this."""
+class ShuffledScores(Control):
+    """Each round, every site is weighed by the score of another one, drawn anew. If the method's scores matter, it must
+    do better than this. (Where sites have as many clips as each other, the weights are the same, at other sites.)"""
 
     def _weights(self, replies: Mapping[str, Any]) -> dict[str, float]:
         if len(replies) < 2:
             return super()._weights(replies)
-        by = 1 + int(np.random.default_rng(int(self._header.get(p.ROUND, 0))).integers(len(replies) - 1))
-        sites, scores = list(replies), [reply.score for reply in replies.values()]
-        moved = scores[-by:] + scores[:-by]
-        return super()._weights({site: replace(replies[site], score=score)
-                                 for site, score in zip(sites, moved, strict=True)})
+        sites, own = sorted(replies), np.arange(len(replies))
+        whose = self._rng.permutation(own)
+        while (whose == own).any():
+            whose = self._rng.permutation(own)
+        return super()._weights({site: replace(replies[site], score=replies[sites[other]].score)
+                                 for site, other in zip(sites, whose, strict=True)})

@@ -19,7 +19,7 @@ from privfedtalk_flare.study.plan import MOST_PEOPLE, CorpusSpec
 
 OTHERS = 500_000
 """Numbers from here on are of people whose clips lie in somebody else's folder."""
-NOISE, FLICKER, BLUR, LATE = 24.0, 20.0, 1.5, 6
+STRENGTHS = {"noise": 24.0, "flicker": 20.0, "blur": 1.5, "late": 6}
 """Strength 1 of each damage: grey levels, grey levels, pixels, frames."""
 
 
@@ -30,8 +30,8 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
     it stays that of the frames.
     """
     rendered = {name: value for name, value in asdict(corpus).items() if name != "measured"}
-    made_from = json.dumps({**rendered, "seed": seed, "renderer": renderer_digest(Person.draw(seed, 0, corpus.accent))},
-                           sort_keys=True)
+    made_from = json.dumps({**rendered, "seed": seed, "damages": STRENGTHS,
+                            "renderer": renderer_digest(Person.draw(seed, 0, corpus.accent))}, sort_keys=True)
     root = folder / f"{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     if (root / "whole.json").is_file():
         return root
@@ -57,7 +57,7 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
 
 def _damaged(clip: RenderedClip, damage: str, strength: float, rng: np.random.Generator) -> RenderedClip:
     if damage == "late":
-        shift = round(LATE * strength) * SAMPLES_PER_FRAME
+        shift = round(STRENGTHS["late"] * strength) * SAMPLES_PER_FRAME
         audio = np.concatenate([np.zeros(shift, np.float32), clip.audio])[:len(clip.audio)]
         return RenderedClip(clip.frames, audio, clip.aperture)
     if damage not in _ON_FRAMES:
@@ -67,15 +67,15 @@ def _damaged(clip: RenderedClip, damage: str, strength: float, rng: np.random.Ge
 
 
 def _noisy(frames: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    return frames + rng.normal(0, NOISE * strength, frames.shape)
+    return frames + rng.normal(0, STRENGTHS["noise"] * strength, frames.shape)
 
 
 def _flickering(frames: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    return frames + rng.uniform(-FLICKER * strength, FLICKER * strength, (len(frames), 1, 1, 1))
+    return frames + STRENGTHS["flicker"] * rng.uniform(-strength, strength, (len(frames), 1, 1, 1))
 
 
 def _blurred(frames: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    return gaussian_filter(frames, (0, BLUR * strength, BLUR * strength, 0))
+    return gaussian_filter(frames, (0, *(STRENGTHS["blur"] * strength,) * 2, 0))
 
 
 _ON_FRAMES: dict[str, Callable[[np.ndarray, float, np.random.Generator], np.ndarray]] = {

@@ -30,16 +30,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.flare.aggregator import ISFAAggregator
 from privfedtalk_flare.flare.recipe import SECTIONS, PrivFedTalkRecipe
 from privfedtalk_flare.settings import SettingsError, parse, setting
+from privfedtalk_flare.study.controls import Control
 
 DAMAGES = ("none", "noise", "flicker", "blur", "late", "mixed")
-METHODS = ("federated", "local", "pooled")
+POOLED = "pooled"
+"""The method, and the name of its one site, that has everybody's clips."""
+METHODS = ("federated", "local", POOLED)
 ROWS = ("shared", "personalized")
 BACKBONE = "backbone"
 """What any variant can be compared with: the row of that name in its own runs."""
 RUNNABLE = tuple(section for section in SECTIONS if section not in ("data", "backbone"))
+HELD_OUT = 2
+"""Clips of each person that nothing is trained on: one that reliability is scored on, one that is measured. ISFA would
+else be measured on what its weights were chosen by."""
 MOST_PEOPLE = 1000
 """Of one site: so many numbers of people each site has for itself."""
 _STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*")
@@ -53,8 +58,8 @@ class CorpusSpec:
 
     sites: int = setting(4, "sites", low=1, high=64)
     people: int = setting(2, "people at each site", low=1, high=MOST_PEOPLE)
-    clips: tuple[int, ...] = setting((6,), "clips of each person, held-out one included: one number for all sites, or "
-                                           "one for each")
+    clips: tuple[int, ...] = setting((6,), "clips of each person, one of them scored and one measured: one number for "
+                                           "all sites, or one for each")
     seconds: float = setting(2.0, "length of a clip", low=1.0, high=60.0)
     accent: float = setting(1.0, "how differently than the backbone's people their lips shape the same sounds", low=0.0,
                             high=1.0)
@@ -79,8 +84,8 @@ class CorpusSpec:
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of the matrix. `method`: trained by federation, by each site alone, or by one trainer that has all
-    clips (for comparison only). `aggregator`: a class path, "" for the method's own."""
+    """One column of the matrix. `method`: trained by federation, by a trainer at each site alone, or by one that has
+    all clips (for comparison only). `aggregator`: the path of a `study.controls.Control`, "" for the method's own."""
 
     name: str
     method: str
@@ -205,10 +210,12 @@ def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Compa
     return Comparison(first, second, tuple(third))
 
 
-def recipe_of(variant: Variant, sites: int, seed: int) -> PrivFedTalkRecipe:
-    """The job of a variant at so many sites, which find their clips in their own corpora."""
-    rounds = {"min_sites": sites, **variant.sections.get("rounds", {})}
-    return PrivFedTalkRecipe("study", data={"source": "site", "seed": seed}, **{**variant.sections, "rounds": rounds})
+def recipe_of(variant: Variant, seed: int) -> PrivFedTalkRecipe:
+    """The job of a variant, at all its sites, which find their clips in their own corpora. (Without federation its
+    settings alone are asked for.)"""
+    rounds = {"min_sites": variant.corpus.sites, **variant.sections.get("rounds", {})}
+    data = {"source": "site", "seed": seed, "held_out": HELD_OUT}
+    return PrivFedTalkRecipe("study", data=data, **{**variant.sections, "rounds": rounds})
 
 
 def as_plain(variant: Variant) -> dict[str, Any]:
@@ -218,25 +225,25 @@ def as_plain(variant: Variant) -> dict[str, Any]:
 
 
 def _check_training(variant: Variant, where: str) -> None:
-    recipe = recipe_of(variant, 1 if variant.method == "local" else variant.corpus.sites, 0)
+    recipe = recipe_of(variant, 0)
     if variant.aggregator:
         module, _, name = variant.aggregator.rpartition(".")
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise SettingsError(f"{where}.aggregator: {variant.aggregator!r} cannot be loaded: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, ISFAAggregator)):
-            raise SettingsError(f"{where}.aggregator: {variant.aggregator} is no subclass of ISFAAggregator")
-    if variant.method == "pooled" and (variant.aggregator or variant.corpus.measured is not None
-                                       or recipe.privacy.mechanism != "off"):
-        raise SettingsError(f"{where}: one trainer for all has no aggregator, adds no noise and measures everybody; "
-                            "leave `aggregator` and `measured` out, and give `privacy: {mechanism: \"off\"}`")
+        if not (isinstance(found, type) and issubclass(found, Control)):
+            raise SettingsError(f"{where}.aggregator: {variant.aggregator} is no subclass of study.controls.Control")
+    if variant.method != "federated" and (variant.aggregator or variant.corpus.measured is not None
+                                          or recipe.privacy.mechanism != "off"):
+        raise SettingsError(f"{where}: without federation there is no aggregator and no noise, and everybody is "
+                            "measured; leave `aggregator` and `measured` out, and give `privacy: {mechanism: \"off\"}`")
 
 
 def _check_corpus(corpus: CorpusSpec, where: str) -> None:
-    if len(corpus.clips) not in (1, corpus.sites) or min(corpus.clips) < 2:
+    if len(corpus.clips) not in (1, corpus.sites) or min(corpus.clips) <= HELD_OUT:
         raise SettingsError(f"{where}.clips: {list(corpus.clips)}; give one number, or one for each of the "
-                            f"{corpus.sites} sites, each at least 2: one clip is held out")
+                            f"{corpus.sites} sites, each at least {HELD_OUT + 1}: {HELD_OUT} clips are held out")
     if corpus.damaged >= corpus.sites or (corpus.damaged > 0) != (corpus.damage != "none"):
         raise SettingsError(f"{where}: damage {corpus.damage!r} at {corpus.damaged} of {corpus.sites} sites; name a "
                             "damage and fewer sites than there are, or neither")

@@ -1,4 +1,4 @@
-"""Commands that run beside each other, of which nothing is left, however their caller ends."""
+"""Commands that run beside each other, of which nothing is left when their caller ends (unless by SIGKILL)."""
 
 from __future__ import annotations
 
@@ -51,16 +51,18 @@ def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, 
 
 @contextlib.contextmanager
 def terminated_in_order() -> Iterator[None]:
-    """SIGTERM raises SystemExit while this holds, so that every `finally` is reached; main thread alone."""
+    """SIGTERM, and the SIGHUP of a terminal that closes, raise SystemExit while this holds, so that every `finally` is
+    reached; main thread alone."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(command: Command, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

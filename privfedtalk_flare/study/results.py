@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS
-from privfedtalk_flare.study.plan import BACKBONE, Comparison, Study
+from privfedtalk_flare.study.plan import BACKBONE, POOLED, Comparison, Study
 
 Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
@@ -85,7 +85,7 @@ class Results:
         for seed, result in self.runs(variant).items():
             for site, people in result["people"].items():
                 for person, rows in people.items():
-                    at = self._site_of(seed, person) if site == "pooled" else site
+                    at = self._site_of(seed, person) if site == POOLED else site
                     value = rows.get(row or self.study.row, {}).get(metric)
                     if value is not None and (wanted is None or at in wanted):
                         found[seed, person] = value
@@ -121,7 +121,7 @@ class Results:
     def _site_of(self, seed: int, person: str) -> str:
         for runs in self._of.values():
             for site, people in runs[seed]["people"].items() if seed in runs else ():
-                if site != "pooled" and person in people:
+                if site != POOLED and person in people:
                     return site
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -49,12 +50,14 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     for variant, seed in study.runs:
         folder = folder_of(out, variant, seed)
         places = [folder / RESULT, *([record / f"{folder.name}.json"] if record is not None else [])]
-        found = next(filter(None, (_finished(place, variant, made[variant.name]) for place in places)), None)
-        if found is None:
+        found = [one for place in places if (one := _finished(place, variant, made[variant.name])) is not None]
+        if not found:
             waiting.append((variant, seed, folder, places))
-        else:
-            _save(found, places)
-            results.append(found)
+            continue
+        if found[0] != found[-1]:
+            raise SettingsError(f"{places[0]} and {places[1]} hold two runs of {variant.name} seed {seed}; remove one")
+        _save(found[0], places)
+        results.append(found[0])
     write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already")
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
@@ -83,19 +86,23 @@ def results_in(out: Path) -> Results:
 
 
 def made_from(variant: Variant) -> dict[str, Any]:
-    """All that decides what a run of this variant gives: what the study says, what it leaves to defaults, the backbone,
-    and the renderer of its people."""
-    recipe = recipe_of(variant, 1 if variant.method == "local" else variant.corpus.sites, 0)
+    """What a run of this variant was made from: what the study says, what it leaves to defaults, the networks, and the
+    renderer of its people. (Not the code that trains and measures: who changes it starts a study anew.)"""
+    recipe = recipe_of(variant, 0)
     settings = {section: plain(getattr(recipe, section)) for section in RUNNABLE}
-    return {**as_plain(variant), "settings": settings, "backbone": _backbone(recipe.adapter.backbone),
+    return {**as_plain(variant), "settings": settings, "networks": _networks(recipe.adapter.backbone),
             "renderer": renderer_digest(Person.draw(0, 0, variant.corpus.accent))}
 
 
 @lru_cache
-def _backbone(source: str) -> str:
+def _networks(source: str) -> list[str]:
+    """Digests of the backbone, and of the embedder that scores and metrics of identity are taken with."""
+    from privfedtalk_flare.evaluation.identity import load_embedder
     from privfedtalk_flare.generator.pipeline import load_pipeline
 
-    return load_pipeline(source).digest
+    embedder = sorted(load_embedder(source).state_dict().items())
+    weights = b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in embedder)
+    return [load_pipeline(source).digest, hashlib.sha256(weights).hexdigest()]
 
 
 def folder_of(out: Path, variant: Variant, seed: int) -> Path:

@@ -1,4 +1,4 @@
-"""One run of a study: in FLARE's simulator, once or site by site, or by one trainer."""
+"""One run of a study: in FLARE's simulator, or by trainers that do without."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import privfedtalk_flare
 from privfedtalk_flare.evaluation.summary import load_summary
 from privfedtalk_flare.files import write_whole
 from privfedtalk_flare.study.people import prepare
-from privfedtalk_flare.study.plan import Variant, as_plain, recipe_of
+from privfedtalk_flare.study.plan import POOLED, Variant, as_plain, recipe_of
 from privfedtalk_flare.study.processes import Command, RunError, run_all
+from privfedtalk_flare.training import worklog
 from privfedtalk_flare.training.corpus import NAMES_KEY, secret_of
 from privfedtalk_flare.training.place import FILE_NAME as SITE_FILE
 from privfedtalk_flare.training.validation import FILE_NAME as VALIDATION
@@ -34,94 +35,102 @@ def run(variant: Variant, seed: int, out: Path, folder: Path) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     corpora, secret = prepare(variant.corpus, seed, out / "people"), secret_of(out)
-    began = time.time()
-    if variant.method == "pooled":
-        people = _pooled(variant, seed, corpora, folder, secret)
-    elif variant.method == "local":
-        alone = [Simulation(variant, seed, folder / site, [site]) for site in variant.corpus.names]
-        people = _simulated(alone, corpora, secret, min(_cores(), len(alone)))
+    began, summary = time.time(), None
+    if variant.method == "federated":
+        simulation = Simulation(variant, seed, folder)
+        run_all([simulation.prepare(corpora, secret)], 1, _ENVIRONMENT)
+        people, summary = simulation.results(), load_summary(simulation.workspace).to_json()
     else:
-        people = _simulated([Simulation(variant, seed, folder, variant.corpus.names)], corpora, secret, 1)
-    measured = min(variant.corpus.measured or variant.corpus.people, variant.corpus.people) * variant.corpus.sites
-    if (there := sum(map(len, people.values()))) != measured:
-        raise RunError(f"{folder}: {there} of {measured} people were measured; the sites' logs say why")
-    summary = None if variant.method != "federated" else load_summary(folder / "workspace").to_json()
+        people = _alone(variant, seed, corpora, folder, secret)
+    _check(variant, people, folder)
     seconds = time.time() - began
     for cache in folder.rglob("cache"):
         shutil.rmtree(cache, ignore_errors=True)
     return {"seconds": seconds, "people": people, "summary": summary}
 
 
+def _check(variant: Variant, people: Mapping[str, Mapping[str, Mapping[str, Any]]], folder: Path) -> None:
+    """Raises `RunError` unless everybody was measured with every adapter that was to be trained."""
+    corpus, phases = variant.corpus, recipe_of(variant, 0).rounds.phases
+    wanted = min(corpus.measured or corpus.people, corpus.people) * corpus.sites
+    rows = {"backbone", "shared", *(("personalized",) if "personalize" in phases else ())}
+    whole = sum(rows <= of.keys() for site in people.values() for of in site.values())
+    if whole != wanted:
+        raise RunError(f"{folder}: {whole} of {wanted} people were measured in rows {', '.join(sorted(rows))}; the "
+                       "sites' logs say why")
+
+
 @dataclass(frozen=True)
 class Simulation:
-    """A run in FLARE's simulator, or a part of one, in a folder of its own."""
+    """A federated run in FLARE's simulator, in a folder of its own."""
 
     variant: Variant
     seed: int
     folder: Path
-    sites: Sequence[str]
 
     @property
     def workspace(self) -> Path:
         return self.folder / "workspace"
 
-    def prepare(self, corpora: Path, secret: bytes, beside: int) -> Command:
-        """Writes the job and the sites' files. `beside`: how many simulations run at once; `secret`: what people's
-        opaque names are made with, the same in all runs, so that a person is found in each."""
-        recipe = recipe_of(self.variant, len(self.sites), self.seed)
-        recipe.export(str(self.folder))
-        if self.variant.aggregator:
-            _swap_aggregator(self.folder / "study", self.variant.aggregator)
-        at_once = min(len(self.sites), AT_ONCE)
-        threads = max(1, _cores() // (at_once * beside))
+    def prepare(self, corpora: Path, secret: bytes) -> Command:
+        """Writes the job and the sites' files. `secret`: what people's opaque names are made with, the same in all
+        runs, so that a person is found in each."""
+        variant, sites = self.variant, self.variant.corpus.names
+        recipe_of(variant, self.seed).export(str(self.folder))
+        if variant.aggregator:
+            _put_control(self.folder / "study", variant.aggregator, self.seed)
+        at_once = min(len(sites), AT_ONCE)
         write_whole(self.workspace / "local" / SITE_FILE, (
-            f"corpus: {corpora}/{{site}}\nstate: {self.folder}/state/{{site}}\nthreads: {threads}\n"
-            f"require_encryption: false\nmeasured: {self.variant.corpus.measured or 'null'}\n").encode())
-        for site in self.sites:
+            f"corpus: {corpora}/{{site}}\nstate: {self.folder}/state/{{site}}\nthreads: {max(1, _cores() // at_once)}\n"
+            f"require_encryption: false\nmeasured: {variant.corpus.measured or 'null'}\n").encode())
+        for site in sites:
             write_whole(self.folder / "state" / site / NAMES_KEY, secret)
         return Command([Path(sys.executable).with_name("nvflare"), "simulator", self.folder / "study", "-w",
-                        self.workspace, "-c", ",".join(self.sites), "-t", at_once], self.folder / "log.txt")
+                        self.workspace, "-c", ",".join(sites), "-t", at_once], self.folder / "log.txt")
 
     def results(self) -> dict[str, Any]:
         """site -> person -> row -> metric -> value, as each site has it for itself. Raises `RunError` where the job
-        gave up a round."""
-        planned = recipe_of(self.variant, len(self.sites), self.seed).rounds
-        summary = load_summary(self.workspace)
+        gave up a round, or where somebody's training failed, which a job counts as nothing learnt."""
+        planned, summary = recipe_of(self.variant, self.seed).rounds, load_summary(self.workspace)
         if "adapter" in planned.phases and len(summary.rounds) != planned.rounds:
             raise RunError(f"{self.folder}: {len(summary.rounds)} of {planned.rounds} rounds were finished "
                            f"({'; '.join(summary.notes) or 'no note says why'}); see {self.folder / 'log.txt'}")
-        return {site: _validation(self.workspace / site / "simulate_job") for site in self.sites}
+        runs = {site: self.workspace / site / "simulate_job" for site in self.variant.corpus.names}
+        for site, run in runs.items():
+            if failed := sum(told.get("failed", 0) for told in worklog.read_notes(run)):
+                raise RunError(f"{self.folder}: {failed} trainings of people of {site} failed; see "
+                               f"{self.folder / 'log.txt'}")
+        return {site: _validation(run) for site, run in runs.items()}
 
 
-def _simulated(parts: Sequence[Simulation], corpora: Path, secret: bytes, beside: int) -> dict[str, Any]:
-    """What all parts of a run found, `beside` of them at a time."""
-    run_all([part.prepare(corpora, secret, beside) for part in parts], beside, _ENVIRONMENT)
-    return {site: told for part in parts for site, told in part.results().items()}
-
-
-def _pooled(variant: Variant, seed: int, corpora: Path, folder: Path, secret: bytes) -> dict[str, Any]:
-    told = {"corpora": str(corpora), "folder": str(folder / "pooled"), "seed": seed, "lanes": _cores(),
-            "sections": as_plain(variant)["sections"]}
-    write_whole(folder / "pooled.json", json.dumps(told).encode())
-    write_whole(folder / "pooled" / "state" / NAMES_KEY, secret)
-    run_all([Command([sys.executable, "-m", "privfedtalk_flare.study.pooled", folder / "pooled.json"],
-                     folder / "log.txt")], 1, _ENVIRONMENT)
-    return {"pooled": _validation(folder / "pooled")}
+def _alone(variant: Variant, seed: int, corpora: Path, folder: Path, secret: bytes) -> dict[str, Any]:
+    """One trainer for everybody, or one for each site, a core each as long as there are cores."""
+    of = {POOLED: variant.corpus.names} if variant.method == POOLED else {site: [site] for site in variant.corpus.names}
+    beside, commands = min(_cores(), len(of)), []
+    for name, sites in of.items():
+        told = {"name": name, "corpora": [str(corpora / site) for site in sites], "folder": str(folder / name),
+                "sections": as_plain(variant)["sections"], "seed": seed, "threads": max(1, _cores() // beside)}
+        write_whole(folder / f"{name}.json", json.dumps(told).encode())
+        write_whole(folder / name / "state" / NAMES_KEY, secret)
+        commands.append(Command([sys.executable, "-m", "privfedtalk_flare.study.alone", folder / f"{name}.json"],
+                                folder / f"{name}.txt"))
+    run_all(commands, beside, _ENVIRONMENT)
+    return {name: _validation(folder / name / "trained") for name in of}
 
 
 def _validation(folder: Path) -> dict[str, Any]:
     path = folder / VALIDATION
     if not path.is_file():
         raise RunError(f"{path} is not there: the run ended without measuring this site's people; the log beside it "
-                        "says why")
+                       "says why")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _swap_aggregator(job: Path, path: str) -> None:
+def _put_control(job: Path, path: str, seed: int) -> None:
     file = job / "app" / "config" / "config_fed_server.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     (found,) = [one for one in content["components"] if one["id"] == "aggregator"]
-    found["path"] = path
+    found["path"], found["args"]["seed"] = path, seed
     file.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from privfedtalk_flare.evaluation.summary import METRICS
+from privfedtalk_flare.evaluation.summary import METRICS, THREE_DIGITS
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
 Table = tuple[list[str], list[list[str]]]
 """Head and lines, all text."""
 
-_THREE = ("ssim", "sync", "identity", "motion_ratio")
-SHOWN = ("psnr_mask", "ssim", "sync", "identity", "flicker", "flicker_gap", "motion_ratio")
+SHOWN = ("psnr_mask", "ssim", "sync", "identity", "flicker", "flicker_gap", "motion_ratio", "warp")
 """Metrics of the headline tables; the full ones have all."""
 
 
@@ -108,4 +107,4 @@ def _difference(told: Estimate | None, name: str) -> str:
 
 def digits(name: str) -> int:
     """Decimals that a metric is shown with."""
-    return 3 if name in _THREE else 2
+    return 3 if name in THREE_DIGITS else 2

@@ -35,6 +35,16 @@ class IdentityClips:
     train: Sequence[Clip]
     held_out: Sequence[Clip]
 
+    @property
+    def scored(self) -> Clip:
+        """The held-out clip that this person's reliability is taken of, round after round."""
+        return self.held_out[0]
+
+    @property
+    def measured(self) -> Sequence[Clip]:
+        """The held-out clips that metrics are taken of: those that no weight was chosen on, where there are any."""
+        return self.held_out[1:] if len(self.held_out) > 1 else self.held_out
+
     @cached_property
     def digest(self) -> str:
         """PRIVATE: what this person's order and random batches are drawn from, the same wherever the site's state is.

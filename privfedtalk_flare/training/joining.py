@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from privfedtalk_flare.generator.adapters import check_backbone, check_spec, read_shared, trained_factors
 from privfedtalk_flare.settings import (
     AdapterSettings,
@@ -16,6 +14,7 @@ from privfedtalk_flare.settings import (
     ReliabilitySettings,
     TrainingSettings,
 )
+from privfedtalk_flare.threads import limit_threads
 from privfedtalk_flare.training.place import SitePlace
 from privfedtalk_flare.training.site import SiteWork
 from privfedtalk_flare.training.validation import Validation
@@ -46,7 +45,7 @@ def personalize(place: SitePlace, shared: Path, backbone: str, training: Trainin
     check_backbone(shared, metadata, work.backbone_digest)
     check_spec(shared, spec, work.spec)
     if place.threads is not None:
-        torch.set_num_threads(place.threads)
+        limit_threads(place.threads)
     work.prepare()
     people = work.people if again else work.without_adapter(theta)
     if not people:

@@ -83,7 +83,7 @@ class Lane:
     def _score(self, person: IdentityClips, signal: Callable[..., Any]) -> float:
         """The reliability of the freshly trained adapter, on the start of a held-out clip. Who is in it must be who is
         in every training clip: a folder that holds somebody else's clips as well is not consistent."""
-        clip = person.held_out[0]
+        clip = person.scored
         frames = clip.frames[:SCORED_FRAMES]
         said = self.reliability
         scene = self.generator.prepare(frames, person.train[0].frames[0],

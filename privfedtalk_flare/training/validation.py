@@ -11,13 +11,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from privfedtalk_flare.data.clips import Clip, save_aperture
+from privfedtalk_flare.data.clips import Clip
 from privfedtalk_flare.data.media import SYNTHETIC_TAG, write_mp4
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.metrics import clip_metrics
 from privfedtalk_flare.evaluation.sheet import contact_sheet
-from privfedtalk_flare.files import PRIVATE, replaced, write_whole
+from privfedtalk_flare.evaluation.temporal import optical_flow
+from privfedtalk_flare.files import replaced, write_whole
 from privfedtalk_flare.generator.pipeline import feather
+from privfedtalk_flare.training import worklog
 from privfedtalk_flare.training.corpus import IdentityClips
 
 FILE_NAME = "validation.json"
@@ -51,7 +53,7 @@ def save_validation(folder: Path, people: Mapping[str, Mapping[str, Mapping[str,
 
 def write_board(output: Path, people: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
     """Writes `tb_events`, PRIVATE to the site (folder mode 0700): each person's contact sheet, from the videos in
-    `output`, by their opaque name, and the means of every row over `people`."""
+    `output`, by their opaque name, the means of every row over `people`, and losses and seconds of the work so far."""
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
@@ -66,6 +68,10 @@ def write_board(output: Path, people: Mapping[str, Mapping[str, Mapping[str, flo
             for name in told[0]:
                 if math.isfinite(mean := _mean([metrics[name] for metrics in told])):
                     board.add_scalar(f"metric/{row}/{name}", mean, 0)
+        for step, told in enumerate(worklog.read_notes(output)):
+            for what in ("loss", "seconds"):
+                if what in told:
+                    board.add_scalar(f"{what}/{told['part']}", told[what], told.get("round", step))
 
 
 def pixel_mask(size: int) -> np.ndarray:
@@ -77,7 +83,7 @@ def validate_person(person: IdentityClips, prepare: Callable[[np.ndarray, np.nda
                     generate: Callable[[str, S], np.ndarray],
                     embed: Callable[[np.ndarray], np.ndarray], folder: Path, size: int,
                     adapters: Sequence[str] = ADAPTERS) -> PersonValidation:
-    """Measures the rows of one person; the last of `adapters` makes the sample video in `folder`.
+    """Measures the rows of one person on their clips for it; the last of `adapters` makes the sample video in `folder`.
 
     `prepare(base, reference, audio)` gives the scene of which `generate(adapter, scene)` makes (F, S, S, 3) uint8;
     `embed(frames)` -> (F, E). The reference picture is the first frame of a training clip, so it never lies in a
@@ -85,13 +91,13 @@ def validate_person(person: IdentityClips, prepare: Callable[[np.ndarray, np.nda
     """
     reference = person.train[0].frames[0]
     measured: dict[str, list[dict[str, float]]] = {}
-    for place, clip in enumerate(person.held_out):
+    for place, clip in enumerate(person.measured):
         rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(reference[None], len(clip.frames), axis=0)}
         scene = prepare(clip.frames, reference, clip.audio)
         rows |= {adapter: generate(adapter, scene) for adapter in adapters}
-        embeddings = embed(clip.frames)
+        embeddings, flow = embed(clip.frames), optical_flow(clip.frames)
         for row, frames in rows.items():
-            measured.setdefault(row, []).append(_measure(frames, clip, embed, embeddings, size))
+            measured.setdefault(row, []).append(_measure(frames, clip, flow, embed, embeddings, size))
         if place == 0:
             sample = rows[adapters[-1]]
     means = {row: {name: _mean([m[name] for m in of]) for name in of[0]} for row, of in measured.items()}
@@ -104,24 +110,22 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-def _measure(frames: np.ndarray, clip: Clip, embed: Callable[[np.ndarray], np.ndarray], embeddings: np.ndarray,
-             size: int) -> dict[str, float]:
+def _measure(frames: np.ndarray, clip: Clip, flow: np.ndarray, embed: Callable[[np.ndarray], np.ndarray],
+             embeddings: np.ndarray, size: int) -> dict[str, float]:
     unknown = np.full(len(clip.frames), np.nan, np.float32)  # without a truth the fit, the slow part, tells nothing
     truth, aperture = (unknown, lambda _: unknown) if clip.aperture is None else (clip.aperture, mouth_aperture)
-    return clip_metrics(frames, clip.frames, pixel_mask(size), truth, aperture, embed, embeddings)
+    return clip_metrics(frames, clip.frames, pixel_mask(size), flow, truth, aperture, embed, embeddings)
 
 
 def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -> list[str]:
     """The generated clip with its sound, the real one, and a contact sheet of real frames above generated ones. All
     show a person: only their owner reads them, from the first byte on."""
-    clip = person.held_out[0]
+    clip = person.measured[0]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replaced(folder / f"{person.key}.mp4") as partial:
         write_mp4(partial, generated, clip.audio, metadata=SYNTHETIC_TAG)
     with replaced(folder / f"{person.key}.real.mp4") as partial:
         write_mp4(partial, clip.frames, clip.audio)
-    if clip.aperture is not None:
-        save_aperture(folder / f"{person.key}.real.mp4", clip.aperture, PRIVATE)
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
     with replaced(folder / f"{person.key}.png") as partial:
         contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])

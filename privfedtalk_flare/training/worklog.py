@@ -17,13 +17,16 @@ RECEIVE, PROTECT = "receive", "protect"
 
 def note(folder: Path, part: str, seconds: float, round: int | None = None, losses: Iterable[float] = ()) -> None:
     """Adds a line: `part`, a filter or the task of a `round`, took so many seconds; `losses`, of people, that it
-    trained to are kept as their mean."""
+    trained to are kept as their mean, and how many of them failed (nan)."""
+    losses = list(losses)
     finite = [loss for loss in losses if math.isfinite(loss)]
     told: dict[str, Any] = {"part": part, "seconds": seconds}
     if round is not None:
         told["round"] = round
     if finite:
         told["loss"] = math.fsum(finite) / len(finite)
+    if failed := len(losses) - len(finite):
+        told["failed"] = failed
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from privfedtalk_flare.cli import main
-from privfedtalk_flare.data.clips import save_aperture
 from privfedtalk_flare.data.media import write_mp4
 from privfedtalk_flare.data.synthetic import Person, render_clip
 from privfedtalk_flare.evaluation.sheet import contact_sheet
@@ -26,7 +25,6 @@ def films(folder: Path, key: str, bright: float = 0.9) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_mp4(folder / f"{key}.real.mp4", clip.frames, clip.audio)
     write_mp4(folder / f"{key}.mp4", made, clip.audio)
-    save_aperture(folder / f"{key}.real.mp4", clip.aperture)
     contact_sheet([clip.frames[:10], made[:10]], folder / f"{key}.png", ["real", "generated"])
 
 

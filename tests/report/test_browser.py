@@ -31,7 +31,7 @@ def test_the_page_renders_and_its_films_play(made: str, request: pytest.FixtureR
         page.goto((folder / "report.html").as_uri())
         made_film = page.locator(".pair video").nth(1)
         page.wait_for_function("() => [...document.querySelectorAll('.pair')][0].querySelectorAll('video')[0]"
-                               ".currentTime > 0.2", timeout=20000)  # both start by themselves, the real one after the other
+                               ".currentTime > 0.2", timeout=20000)  # both start by themselves
         assert made_film.evaluate("film => [film.videoWidth, film.videoHeight, film.error]") == [64, 64, None]
         assert made_film.evaluate("film => film.duration") == pytest.approx(1.0, abs=0.1)
         button = page.locator("button[data-copy]").first

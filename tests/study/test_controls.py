@@ -16,12 +16,13 @@ SIZE, SITES = 20_000, ("site-1", "site-2", "site-3")
 HEADER = {p.JOB: "job", p.ROUND: 1, p.NONCE: "aa", p.SPEC: "0" * 64, p.BACKBONE: "1" * 64, p.KEY_ID: ""}
 
 
-def after_a_round(kind: type[ISFAAggregator], updates: list[np.ndarray], scores: list[float], round: int = 1) -> Any:
-    aggregator = kind({"gamma": 4.0, "max_share": 3.0}, {"scheme": "off"}, {"eta": 1.0, "min_sites": 1})
+def after_a_round(kind: type[ISFAAggregator], updates: list[np.ndarray], scores: list[float], round: int = 1,
+                  counts: tuple[int, ...] = (4, 4, 4), **more: int) -> Any:
+    aggregator = kind({"gamma": 4.0, "max_share": 3.0}, {"scheme": "off"}, {"eta": 1.0, "min_sites": 1}, **more)
     header = {**HEADER, p.ROUND: round}
     aggregator.begin_round(header, SITES)
-    for site, update, score in zip(SITES, updates, scores, strict=False):
-        told = {**header, p.VALUES: SIZE, p.IDENTITIES: 1, p.SCORE: score, p.COUNT: 4, "client_name": site}
+    for site, update, score, count in zip(SITES, updates, scores, counts, strict=False):
+        told = {**header, p.VALUES: SIZE, p.IDENTITIES: 1, p.SCORE: score, p.COUNT: count, "client_name": site}
         assert aggregator.accept_model(FLModel(params_type=ParamsType.FULL, params={p.PLAIN: update}, meta=told)) == ""
     aggregator.aggregate_model()
     return aggregator
@@ -29,26 +30,36 @@ def after_a_round(kind: type[ISFAAggregator], updates: list[np.ndarray], scores:
 
 def test_an_update_is_clipped_and_then_noised() -> None:
     direction = np.full(SIZE, SIZE**-0.5, np.float32)
-    theta = after_a_round(NoisyUpdates, [direction * 100], [0.5]).theta[p.PLAIN].astype(np.float64)
+    theta = after_a_round(NoisyUpdates, [direction * 100], [0.5], seed=1).theta[p.PLAIN].astype(np.float64)
     assert theta @ direction == pytest.approx(CLIP_NORM, abs=6 * NOISE_MULTIPLIER * CLIP_NORM)
     assert (theta - CLIP_NORM * direction).std() == pytest.approx(NOISE_MULTIPLIER * CLIP_NORM, rel=0.05)
 
 
-def test_a_short_update_is_not_made_longer_and_noise_is_never_the_same() -> None:
+def test_a_short_update_is_not_made_longer_and_its_noise_is_the_seeds() -> None:
     short = np.zeros(SIZE, np.float32)
-    first, second = (after_a_round(NoisyUpdates, [short], [0.5]).theta[p.PLAIN] for _ in range(2))
+    first, again, second = (after_a_round(NoisyUpdates, [short], [0.5], seed=seed).theta[p.PLAIN] for seed in (1, 1, 2))
     assert np.linalg.norm(first) == pytest.approx(NOISE_MULTIPLIER * CLIP_NORM * np.sqrt(SIZE), rel=0.05)
-    assert not np.array_equal(first, second)
+    assert np.array_equal(first, again) and not np.array_equal(first, second)
 
 
 def test_shuffled_scores_weigh_as_much_but_never_at_their_own_sites() -> None:
     updates, scores = [np.zeros(SIZE, np.float32)] * 3, [0.25, 0.5, 1.0]
     own = after_a_round(ISFAAggregator, updates, scores).stats
-    turns = set()
-    for round in range(6):
-        moved = after_a_round(ShuffledScores, updates, scores, round).stats
+    turns = []
+    for seed in range(12):
+        moved = after_a_round(ShuffledScores, updates, scores, seed=seed).stats
         weights = [moved[site]["weight"] for site in SITES]
         assert sorted(weights) == pytest.approx(sorted(own[site]["weight"] for site in SITES))
         assert all(moved[site]["weight"] != pytest.approx(own[site]["weight"]) for site in SITES)
-        turns.add(tuple(np.argsort(weights)))
-    assert len(turns) == 2  # both ways to move three sites round
+        turns.append(tuple(np.argsort(weights)))
+    assert len(set(turns)) == 2  # both ways in which no site of three keeps its own
+
+
+def test_a_shuffled_score_meets_the_clips_of_the_site_that_it_weighs() -> None:
+    updates, scores, counts = [np.zeros(SIZE, np.float32)] * 2, [0.25, 1.0], (2, 6)
+    moved, own = (after_a_round(kind, updates, scores, counts=counts, **more).stats
+                  for kind, more in ((ShuffledScores, {"seed": 1}), (ISFAAggregator, {})))
+    turned = after_a_round(ISFAAggregator, updates, scores[::-1], counts=counts).stats
+    for site in SITES[:2]:
+        assert moved[site]["weight"] == pytest.approx(turned[site]["weight"])
+    assert moved["site-1"]["weight"] != pytest.approx(own["site-1"]["weight"])

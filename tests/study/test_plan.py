@@ -11,7 +11,7 @@ from privfedtalk_flare.cli import STUDIES
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.plan import Comparison, load_study, parse_study, recipe_of
 
-SMALL = {"name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 3, "clips": [2, 3, 4]},
+SMALL = {"name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 3, "clips": [3, 4, 5]},
          "job": {"privacy": {"mechanism": "off"}, "training": {"steps": 4}},
          "variants": {"one": None, "two": {"training": {"tdc": 0.0}, "seeds": [1]}},
          "compare": [["one", "two"], ["one", "two", ["site-2"]], ["two", "backbone", "personalized"]]}
@@ -25,8 +25,9 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     assert study.compare == (Comparison("one", "two"), Comparison("one", "two", ("site-2",)),
                              Comparison("two", "backbone", row="personalized"))
     assert [str(pair) for pair in study.compare] == ["one - two", "one - two at site-2", "two - backbone, personalized"]
-    recipe = recipe_of(two, 3, 7)
+    recipe = recipe_of(two, 7)
     assert (recipe.training.steps, recipe.training.tdc, recipe.rounds.min_sites, recipe.data.seed) == (4, 0.0, 3, 7)
+    assert recipe.data.held_out == 2  # one scored, another measured
     assert recipe.privacy.mechanism == "off" and recipe.data.source == "site"
 
 
@@ -39,8 +40,8 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"job": {"training": 4}}, "job.training: expected settings, got 4"),
     ({"variants": {"one": {"training": {"stepps": 3}}}}, "unknown setting 'stepps'"),
     ({"variants": {"one": {"method": "magic"}}}, "'magic'; the choices are federated, local, pooled"),
-    ({"corpus": {"sites": 2, "clips": [2, 2, 2]}}, "give one number, or one for each of the 2 sites"),
-    ({"corpus": {"clips": [1]}}, "each at least 2: one clip is held out"),
+    ({"corpus": {"sites": 2, "clips": [3, 3, 3]}}, "give one number, or one for each of the 2 sites"),
+    ({"corpus": {"clips": [2]}}, "each at least 3: 2 clips are held out"),
     ({"corpus": {"damage": "noise"}}, "damage 'noise' at 0 of 4 sites"),
     ({"corpus": {"damage": "rust", "damaged": 1}}, "'rust'; the choices are none, noise"),
     ({"variants": {"one": {"adapter": {"train": "both"}, "privacy": {"mechanism": "gaussian"}}}},
@@ -52,9 +53,11 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"corpus": [1]}, "corpus: expected a mapping"),
     ({"corpus": {"people": 1500}}, "people"),
     ({"variants": {"one": {"aggregator": "nope.Nope"}}}, "one.aggregator: 'nope.Nope' cannot be loaded"),
-    ({"variants": {"one": {"aggregator": "pathlib.Path"}}}, "pathlib.Path is no subclass of ISFAAggregator"),
-    ({"variants": {"one": {"method": "pooled", "privacy": {"mechanism": "gaussian"}}}}, "adds no noise"),
-    ({"variants": {"one": {"method": "pooled"}}, "corpus": {"measured": 2}}, "measures everybody"),
+    ({"variants": {"one": {"aggregator": "pathlib.Path"}}}, "pathlib.Path is no subclass of study.controls.Control"),
+    ({"variants": {"one": {"method": "pooled", "privacy": {"mechanism": "gaussian"}}}}, "there is no aggregator and no noise"),
+    ({"variants": {"one": {"method": "pooled"}}, "corpus": {"measured": 2}}, "everybody is measured; leave"),
+    ({"variants": {"one": {"method": "local", "aggregator": "privfedtalk_flare.study.controls.ShuffledScores"}}},
+     "there is no aggregator and no noise"),
     ({"compare": "one"}, "must be a list"),
     ({"compare": [[["one"], "one"]]}, "give two of one, two"),
     ({"compare": [["one", "three"]]}, "give two of one, two"),

@@ -36,10 +36,18 @@ def rows_of(person: IdentityClips, folder: Path, **options: object) -> dict[str,
 
 def test_a_clip_without_a_known_aperture_does_not_take_sync_from_the_others(clips: list[Clip], tmp_path: Path) -> None:
     silent = dataclasses.replace(clips[1], aperture=None)
-    both = rows_of(IdentityClips("k", clips[:1], [clips[2], silent]), tmp_path)
+    both = rows_of(IdentityClips("k", clips[:1], [silent, clips[2], silent]), tmp_path)  # the first is not measured
     one = rows_of(IdentityClips("k", clips[:1], [clips[2]]), tmp_path)
     assert math.isfinite(both["shared"]["sync"]) and both["shared"]["sync"] == one["shared"]["sync"]
     assert both["copy_reference"]["psnr"] != one["copy_reference"]["psnr"]
+
+
+def test_what_a_weight_was_chosen_on_is_not_measured_where_there_is_another_clip(clips: list[Clip], tmp_path: Path) -> None:
+    person = IdentityClips("k", clips[:1], clips[1:])
+    assert person.scored is clips[1] and list(person.measured) == [clips[2]]
+    assert rows_of(person, tmp_path) == rows_of(IdentityClips("k", clips[:1], clips[2:]), tmp_path)
+    single = IdentityClips("k", clips[:1], clips[1:2])
+    assert single.scored is clips[1] and list(single.measured) == [clips[1]]
 
 
 def test_a_metric_that_no_clip_defines_is_left_out_and_the_person_counts_elsewhere(clips: list[Clip],
@@ -65,8 +73,7 @@ def test_without_a_known_aperture_no_mouth_is_fitted(clips: list[Clip], tmp_path
 
 def test_samples_show_a_person_and_are_their_owners_alone(clips: list[Clip], tmp_path: Path) -> None:
     rows_of(IdentityClips("k", clips[:1], clips[1:2]), tmp_path / "videos")
-    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
-        "k.mp4", "k.png", "k.real.aperture.npy", "k.real.mp4"]
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["k.mp4", "k.png", "k.real.mp4"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "videos").iterdir())
     assert (tmp_path / "videos").stat().st_mode & 0o077 == 0
 

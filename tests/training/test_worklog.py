@@ -14,8 +14,8 @@ def test_a_loss_is_the_mean_of_the_people_who_have_one(tmp_path: Path) -> None:
     note(tmp_path / "run", "adapter", 2.5, 3, [0.25, math.nan, 0.75])
     note(tmp_path / "run", "adapter", 2.5, 4, [math.nan])
     note(tmp_path / "run", "protect", 0.5)
-    assert read_notes(tmp_path / "run") == [{"part": "adapter", "seconds": 2.5, "round": 3, "loss": 0.5},
-                                            {"part": "adapter", "seconds": 2.5, "round": 4},
+    assert read_notes(tmp_path / "run") == [{"part": "adapter", "seconds": 2.5, "round": 3, "loss": 0.5, "failed": 1},
+                                            {"part": "adapter", "seconds": 2.5, "round": 4, "failed": 1},
                                             {"part": "protect", "seconds": 0.5}]
     assert stat.S_IMODE((tmp_path / "run" / FILE_NAME).stat().st_mode) == 0o600
 
