@@ -42,7 +42,8 @@ def test_a_clip_without_a_known_aperture_does_not_take_sync_from_the_others(clip
     assert both["copy_reference"]["psnr"] != one["copy_reference"]["psnr"]
 
 
-def test_what_a_weight_was_chosen_on_is_not_measured_where_there_is_another_clip(clips: list[Clip], tmp_path: Path) -> None:
+def test_what_a_weight_was_chosen_on_is_not_measured_where_there_is_another_clip(clips: list[Clip],
+                                                                                 tmp_path: Path) -> None:
     person = IdentityClips("k", clips[:1], clips[1:])
     assert person.scored is clips[1] and list(person.measured) == [clips[2]]
     assert rows_of(person, tmp_path) == rows_of(IdentityClips("k", clips[:1], clips[2:]), tmp_path)
