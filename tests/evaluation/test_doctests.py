@@ -4,7 +4,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["evaluation.metrics", "evaluation.films", "evaluation.summary", "reliability",
+@pytest.mark.parametrize("name", ["evaluation.metrics", "evaluation.temporal", "evaluation.summary", "reliability",
                                   "study.results"])
 def test_the_examples_in_docstrings_hold(name):
     tried = doctest.testmod(importlib.import_module(f"privfedtalk_flare.{name}"))
