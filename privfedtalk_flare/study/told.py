@@ -7,8 +7,8 @@ from privfedtalk_flare.study.tables import as_markdown, differences, means
 
 PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval: over runs, each "
           "with people of its own; where there is one run, over its people, which says nothing of other runs. Bold: "
-          "several runs, and the interval leaves out 0; nothing is corrected for how many intervals there are, so one in "
-          "twenty does by chance.")
+          "several runs, and the interval leaves out 0; nothing is corrected for how many intervals there are, so one "
+          "in twenty does by chance.")
 
 
 def status(results: Results) -> str:
