@@ -159,7 +159,8 @@ OWN = keys.key_id(keys.load_secret(SECRET))
 
 
 @pytest.mark.parametrize(("key", "given_away", "state", "rotate"), [
-    (OWN, True, WARN, True), (OWN, False, PASS, True), ("f" * 64, True, PASS, False), ("", True, WARN, True)])
+    (OWN, True, WARN, True), (OWN, False, PASS, True), ("f" * 64, True, PASS, False), ("", True, WARN, True)],
+    ids=["own, given away", "own, kept", "another", "unknown"])
 def test_a_published_adapter_whose_key_is_still_in_use_is_a_warning(site, key, given_away, state, rotate):
     folder = site.parent / ("given" if given_away else "state/shared")
     path = save_shared(np.ones(8), SPEC, folder / "adapter.safetensors", "b" * 64, key)
