@@ -21,7 +21,7 @@ demo: .venv/.installed
 
 test: .venv/.installed-test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m "not acceptance" -n 2 --dist loadfile --durations=20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not acceptance" -n 2 --dist loadfile --durations=20
 
 acceptance: .venv/.installed-test
 	$(BIN)/python -m pytest -m acceptance
