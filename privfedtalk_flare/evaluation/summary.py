@@ -25,7 +25,7 @@ METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim":
            "warp": "warp\ngrey\ndown", "jitter_ratio": "jitter\nratio\nto 1"}
 """Metrics in the order of the table, with their head: name, unit, direction; `evaluation.metrics` and `.temporal` have
 their definitions."""
-THREE_DIGITS = ("ssim", "sync", "identity", "motion_ratio", "jitter_ratio")
+_THREE_DIGITS = ("ssim", "sync", "identity", "motion_ratio", "jitter_ratio")
 """Metrics within [-1, 1]: shown with three decimals, the others with two."""
 UNBOUNDED = "unbounded"
 FILE_NAME = "summary.json"
@@ -41,6 +41,11 @@ SPREAD_FROM = 3
 
 Rows = dict[str, dict[str, dict[str, float | None]]]
 """row -> metric -> {"mean", "std", "n"}; only "std" may be None."""
+
+
+def digits(metric: str) -> int:
+    """Decimals that a metric is shown with."""
+    return 3 if metric in _THREE_DIGITS else 2
 
 
 class SummaryError(ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from privfedtalk_flare.evaluation.summary import METRICS, ROWS, THREE_DIGITS, UNBOUNDED, Round, Rows, Summary
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Rows, Summary, digits
 from privfedtalk_flare.text import as_text
 
 _MISSING = "-"
@@ -59,9 +59,8 @@ def _cell(told: Mapping[str, float | None] | None, name: str, people: int) -> st
     """Mean above standard deviation; the number of people too where fewer than the row's have a value."""
     if told is None:
         return f"{_MISSING}\n"
-    digits = 3 if name in THREE_DIGITS else 2
     fewer = f"\nn={int(told['n'])}" if told["n"] < people else ""
-    return f"{told['mean']:.{digits}f}\n{number(told['std'], f'.{digits}f')}{fewer}"
+    return f"{told['mean']:.{digits(name)}f}\n{number(told['std'], f'.{digits(name)}f')}{fewer}"
 
 
 def _rounds(rounds: list[Round]) -> Table:

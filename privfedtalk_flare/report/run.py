@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary
+from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary, digits
 from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words, number
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
-from privfedtalk_flare.study.tables import Table, digits, heading
+from privfedtalk_flare.study.tables import Table, heading
 from privfedtalk_flare.training import worklog
 
 FILMS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from privfedtalk_flare.evaluation.summary import METRICS, THREE_DIGITS
+from privfedtalk_flare.evaluation.summary import METRICS, digits
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
 Table = tuple[list[str], list[list[str]]]
@@ -103,8 +103,3 @@ def _difference(told: Estimate | None, name: str) -> str:
     mean, *ends = (f"{value:+.0e}" if small else f"{value:+.{digits(name)}f}" for value in (told.mean, *ends))
     text = f"{mean} [{', '.join(ends)}]" if ends else mean
     return f"**{text}**" if told.settled else text
-
-
-def digits(name: str) -> int:
-    """Decimals that a metric is shown with."""
-    return 3 if name in THREE_DIGITS else 2
