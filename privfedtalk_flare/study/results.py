@@ -109,8 +109,8 @@ class Results:
         return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
 
     def _same_clips(self, pair: Comparison, people: Iterable[tuple[int, str]]) -> None:
-        """Copies of a still picture depend on the clips alone. Which clips are held out depends on the bytes of their
-        files, and those on the machine that rendered them."""
+        """Copies of a still picture depend on the clips alone, and those on the study, the seed, and the libraries that
+        rendered them."""
         first, second = (self.values(name, "psnr_mask", "copy_reference") for name in (pair.first, pair.variants[-1]))
         for at in sorted(people):
             if at in first and at in second and abs(first[at] - second[at]) > _SAME:
