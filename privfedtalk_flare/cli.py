@@ -127,7 +127,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report.add_argument("path", metavar="RUN_OR_STUDY", type=Path, help="a study's folder, a FLARE workspace, a "
                         "downloaded job, or summary.json")
     report.add_argument("--out", type=Path, metavar="HTML", help="the page (default: report.html in that folder)")
-    report.add_argument("--weights", type=Path, metavar="FOLDER", help="networks for LPIPS, FID and KID "
+    report.add_argument("--weights", type=Path, metavar="FOLDER", help="networks for LPIPS, FID, KID, ArcFace and LSE "
                         "(evaluation/films.py says which, in which form)")
     report.set_defaults(run=_report)
 

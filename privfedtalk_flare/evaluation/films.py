@@ -3,7 +3,8 @@ identity and lip sync.
 
 A network's weights are a safetensors file in a folder that the caller names; nothing is fetched, and a metric whose
 weights are not there is left out by name. Numbers are comparable with each other; with published ones only where the
-weights are those that everybody uses.
+weights are those that everybody uses, and those of FID and KID never: they are published with another port of Inception
+than torchvision's, and over thousands of pictures.
 """
 
 from __future__ import annotations

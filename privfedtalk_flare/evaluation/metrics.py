@@ -85,7 +85,7 @@ def flicker(generated: NDArray, real: NDArray, mask: NDArray, still: float = STI
 
     A pixel is still between two frames when it lies in the mask and its real change, mean of the three channels, is
     below `still` grey levels: mouth and jaw, which must move, are left out. `nan` with fewer than two frames or no
-    still pixel. Source: MODEL-NOTES; the static-region form of the warping error of Lai et al. 2018 with zero flow.
+    still pixel. Source: this project; the static-region form of the warping error of Lai et al. 2018 with zero flow.
 
     >>> real = np.zeros((3, 16, 16, 3), np.uint8); mask = np.ones((16, 16), bool)
     >>> shaking = real.copy(); shaking[1] = 8
@@ -118,7 +118,8 @@ def motion_ratio(generated: NDArray, real: NDArray, mask: NDArray) -> float:
     """min(r, 1/r), r = generated over real total frame-to-frame change inside the mask. In [0, 1], nearer to 1 is
     better; 0 for a frozen clip, and a blurred one loses motion where it loses edges.
 
-    `nan` with fewer than two frames, or where neither clip moves at all. Source: PROTOCOL, Reliability.
+    `nan` with fewer than two frames, or where neither clip moves at all. Source: this project, as a score of
+    stillness alone is best for a frozen clip.
 
     >>> real = np.zeros((3, 16, 16, 3), np.uint8); real[1] = 8; mask = np.ones((16, 16), bool)
     >>> motion_ratio(real, real, mask), motion_ratio(real // 2, real, mask), motion_ratio(real * 0, real, mask)
@@ -135,7 +136,8 @@ def sync(recovered: ArrayLike, truth: ArrayLike) -> float:
     is better; the estimator's own ceiling is the `ground_truth` row.
 
     0 where the recovered aperture never changes (a frozen mouth follows nothing); `nan` where the truth never does, or
-    with fewer than three frames. Source: MODEL-NOTES, "sync".
+    with fewer than three frames. Source: this project; what LSE asks of a trained network is told exactly where the
+    true opening is known.
 
     >>> truth = np.sin(np.arange(25.))
     >>> round(sync(3 * truth + 1, truth), 6), sync(np.ones(25), truth)

@@ -22,7 +22,7 @@ def render(summary: Summary, width: int) -> str:
     parts: list[Table | str] = [*(_rows_and_words(summary.rows) if summary.rows else [])]
     if summary.rounds:
         parts += [_rounds(summary.rounds), *epsilon_words(summary)]
-    parts.append(_totals(summary))
+    parts.append(totals(summary))
     for head, lines in (("videos", summary.videos), ("adapters", summary.adapters), ("notes", summary.notes)):
         parts += [f"{head}: {line}" for line in lines]
     return as_text(width, *parts)
@@ -34,10 +34,11 @@ def rows_table(rows: Rows, width: int) -> str:
 
 
 def _rows_and_words(rows: Rows) -> list[Table | str]:
-    return [_rows(rows), f"Mean over {_people(rows)} people, standard deviation below."]
+    return [_rows(rows), f"Mean over {people(rows)} people, standard deviation below."]
 
 
-def _people(rows: Rows) -> int:
+def people(rows: Rows) -> int:
+    """How many people were measured."""
     return max((int(told["n"]) for metrics in rows.values() for told in metrics.values()), default=0)
 
 
@@ -46,20 +47,20 @@ def _table(title: str) -> Table:
 
 
 def _rows(rows: Rows) -> Table:
-    table = _table("Held-out clips")
+    table, count = _table("Held-out clips"), people(rows)
     table.add_column("row", no_wrap=True)
     for name in _SHOWN:
         table.add_column(METRICS[name], justify="right", no_wrap=True)
     for row in (r for r in ROWS if r in rows):
-        table.add_row(row, *(_cell(rows[row].get(name), name, _people(rows)) for name in _SHOWN))
+        table.add_row(row, *(_cell(rows[row].get(name), name, count) for name in _SHOWN))
     return table
 
 
-def _cell(told: Mapping[str, float | None] | None, name: str, people: int) -> str:
+def _cell(told: Mapping[str, float | None] | None, name: str, count: int) -> str:
     """Mean above standard deviation; the number of people too where fewer than the row's have a value."""
     if told is None:
         return f"{_MISSING}\n"
-    fewer = f"\nn={int(told['n'])}" if told["n"] < people else ""
+    fewer = f"\nn={int(told['n'])}" if told["n"] < count else ""
     return f"{told['mean']:.{digits(name)}f}\n{number(told['std'], f'.{digits(name)}f')}{fewer}"
 
 
@@ -105,7 +106,8 @@ def epsilon_words(summary: Summary) -> list[str]:
     return [*lines, last.words] if last.words else lines
 
 
-def _totals(summary: Summary) -> str:
+def totals(summary: Summary) -> str:
+    """The whole run's time, size of an update, and settings, on one line."""
     parts = [f"{summary.wall_seconds:.0f} s, {summary.overhead_share:.0%} of it overhead"]
     if summary.values is not None:
         parts.append(f"{summary.values:,} values an update")

@@ -25,7 +25,7 @@ def optical_flow(real: NDArray) -> NDArray:
 
 def warp_error(generated: NDArray, real: NDArray, flow: NDArray) -> float:
     """Mean absolute difference between a generated frame and the next one, moved back along `flow`, the real film's.
-    Grey levels, less is better; the real film's own error is the floor.
+    Grey levels, nearer to the real film's own error is better: below it, the film is stiller than life.
 
     Pixels whose real frames differ by more than `OCCLUDED` after the move are left out. `nan` where no pixel is left in
     any two frames. Source: Lai et al. 2018, "Learning Blind Video Temporal Consistency".

@@ -39,19 +39,20 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], x: str, clear: Col
     rows = {name: told for name, told in rows.items() if all(map(math.isfinite, told))}
     if not rows:
         return ""
-    step, left = 24, min(WIDTH / 2, 16 + 6 * max(map(len, rows)))
+    step, left = 24, 16 + 6.5 * max(map(len, rows))
+    width = max(WIDTH, left + WIDTH / 2)
     height = _TOP + step * len(rows) + _BOTTOM
-    xs = _Axis([0.0, *(value for told in rows.values() for value in told)], left, WIDTH - _RIGHT)
+    xs = _Axis([0.0, *(value for told in rows.values() for value in told)], left, width - _RIGHT)
     parts = [f'<text x="{xs.at(tick):.1f}" y="{height - 18}" text-anchor="middle">{_text(tick)}</text>'
              for tick in xs.ticks]
     parts.append(f'<line x1="{xs.at(0):.1f}" x2="{xs.at(0):.1f}" y1="{_TOP}" y2="{height - _BOTTOM}" class="grid"/>')
-    parts.append(f'<text x="{(left + WIDTH) / 2:.0f}" y="{height - 3}" text-anchor="middle">{escape(x)}</text>')
+    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 3}" text-anchor="middle">{escape(x)}</text>')
     for number, (name, (mean, low, high)) in enumerate(rows.items()):
         at, colour = _TOP + step * (number + 0.5), COLOURS[0] if name in clear else COLOURS[-1]
         parts += [f'<text x="{left - 8}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>',
                   f'<line x1="{xs.at(low):.1f}" x2="{xs.at(high):.1f}" y1="{at}" y2="{at}" stroke="{colour}" '
                   'stroke-width="2"/>', f'<circle cx="{xs.at(mean):.1f}" cy="{at}" r="4" fill="{colour}"/>']
-    return _svg(height, parts)
+    return _svg(height, parts, width)
 
 
 def standalone(svg: str) -> str:
@@ -100,8 +101,8 @@ def _frame(xs: _Axis, ys: _Axis, x: str, y: str) -> str:
     return "".join(parts)
 
 
-def _svg(height: float, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{"".join(parts)}</svg>'
+def _svg(height: float, parts: Sequence[str], width: float = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg>'
 
 
 def _text(value: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary, digits
-from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words, number
+from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words, number, people, totals
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -29,7 +29,7 @@ def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Se
             Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary),
                     texts=epsilon_words(summary) if summary.rounds else []),
             Section("Seconds and bytes by part", tables=[_parts(summary, work)]),
-            Section("Settings and notes", texts=[_settings(summary), *summary.notes])]
+            Section("Settings and notes", texts=[totals(summary), *summary.notes])]
 
 
 def films_in(folder: Path) -> list[Film]:
@@ -140,15 +140,8 @@ def _curves(summary: Summary) -> list[Chart]:
     return [chart for chart in charts if chart.svg]
 
 
-def _settings(summary: Summary) -> str:
-    told = [f"{summary.wall_seconds:.0f} s, {summary.overhead_share:.0%} of it overhead"]
-    told += [f"{summary.values:,} values an update"] if summary.values is not None else []
-    told += [f"{summary.bytes_per_value:.1f} bytes a value up"] if summary.bytes_per_value is not None else []
-    return "; ".join([*told, *(f"{name} {value}" for name, value in summary.settings.items())]) + "."
-
-
 def lead(summary: Summary) -> str:
     """The run in one sentence."""
     sites = {site for entry in summary.rounds for site in entry.sites}
-    people = max((int(told["n"]) for metrics in summary.rows.values() for told in metrics.values()), default=0)
-    return f"{len(sites)} sites, {len(summary.rounds)} rounds of the shared adapter, {people} people measured."
+    return (f"{len(sites)} sites, {len(summary.rounds)} rounds of the shared adapter, {people(summary.rows)} people "
+            "measured.")

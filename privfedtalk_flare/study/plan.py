@@ -188,6 +188,7 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
         variant = Variant(str(name), method, told.get("aggregator", ""), corpus, merged,
                           _seeds(told["seeds"], place) if "seeds" in told else seeds)
         _check_training(variant, place)
+        _check_row(variant, row, place)
         variants[variant.name] = variant
     told = content.get("compare") or []
     if not isinstance(told, list):
@@ -202,12 +203,25 @@ def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Compa
         raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
                             "second), and a list of sites, a row, or nothing")
     first, second, third = (*told, [])[:3]
+    of = [variants[name] for name in (first, second) if name != BACKBONE]
+    if not set.intersection(*(set(variant.seeds) for variant in of)):
+        raise SettingsError(f"{where}: {first} and {second} have no seed in common, so nobody is in both")
     if third in ROWS:
+        for variant in of:
+            _check_row(variant, third, where)
         return Comparison(first, second, row=third)
-    known = variants[first].corpus.names
+    known = [site for site in of[0].corpus.names if all(site in variant.corpus.names for variant in of)]
     if not (isinstance(third, list) and all(site in known for site in third)):
         raise SettingsError(f"{where}: {third!r}; give a row ({', '.join(ROWS)}) or a list of {', '.join(known)}")
     return Comparison(first, second, tuple(third))
+
+
+def _check_row(variant: Variant, row: str, where: str) -> None:
+    """Raises `SettingsError` where no run of `variant` measures anybody in `row`."""
+    phases = recipe_of(variant, 0).rounds.phases
+    if missing := {"validate", *(("personalize",) if row == "personalized" else ())} - set(phases):
+        raise SettingsError(f"{where}: row {row} of {variant.name} needs phase {', '.join(sorted(missing))}; its "
+                            f"phases are {', '.join(phases)}")
 
 
 def recipe_of(variant: Variant, seed: int) -> PrivFedTalkRecipe:

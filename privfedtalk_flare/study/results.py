@@ -115,8 +115,7 @@ class Results:
         for at in sorted(people):
             if at in first and at in second and abs(first[at] - second[at]) > _SAME:
                 raise ValueError(f"{pair}, seed {at[0]}: a person was measured on other clips in one than in the other "
-                                 f"(copies of a still picture have {first[at]:.3f} and {second[at]:.3f} dB); run all "
-                                 "variants of a seed on one machine")
+                                 f"(copies of a still picture have {first[at]:.3f} and {second[at]:.3f} dB)")
 
     def _site_of(self, seed: int, person: str) -> str:
         for runs in self._of.values():

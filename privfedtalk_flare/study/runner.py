@@ -13,8 +13,9 @@ from privfedtalk_flare.data.synthetic import Person, renderer_digest
 from privfedtalk_flare.files import READABLE, locked, write_whole
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.settings import SettingsError
+from privfedtalk_flare.study.people import STRENGTHS
 from privfedtalk_flare.study.plan import RUNNABLE, Study, Variant, as_plain, load_study, recipe_of
-from privfedtalk_flare.study.processes import terminated_in_order
+from privfedtalk_flare.study.processes import RunError, terminated_in_order
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.simulation import run
 
@@ -61,14 +62,27 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already")
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
+        say(f"{variant.name} seed {seed} begins, run {number} of {len(waiting)}")
         result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name],
                   **run(variant, seed, out, folder)}
-        _save(result, places)
         results.append(result)
+        _check_clips(study, results, seed, [out / "runs", *([record] if record is not None else [])])
+        _save(result, places)
         mean = sum(one["seconds"] for one in results) / len(results)
         say(f"{variant.name} seed {seed}: {result['seconds']:.0f} s; {len(waiting) - number} left, about "
             f"{(len(waiting) - number) * mean / 60:.0f} min")
     return results
+
+
+def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], seed: int,
+                 kept: Sequence[Path]) -> None:
+    """Raises `RunError` where the newest of `results` was measured on other clips than what it is compared with."""
+    try:
+        for pair in study.compare:
+            Results(study, results).compared(pair, "psnr_mask")
+    except ValueError as error:
+        raise RunError(f"{error}: remove the results of seed {seed} from {' and '.join(map(str, kept))}, and call "
+                       "again here") from error
 
 
 def _save(result: Mapping[str, Any], places: Sequence[Path]) -> None:
@@ -86,12 +100,14 @@ def results_in(out: Path) -> Results:
 
 
 def made_from(variant: Variant) -> dict[str, Any]:
-    """What a run of this variant was made from: what the study says, what it leaves to defaults, the networks, and the
-    renderer of its people. (Not the code that trains and measures: who changes it starts a study anew.)"""
+    """What a run of this variant was made from: what the study says, what it leaves to defaults, the networks, the
+    renderer of its people, and what was done to their clips. (Not the code that trains and measures: who changes it
+    starts a study anew.)"""
     recipe = recipe_of(variant, 0)
     settings = {section: plain(getattr(recipe, section)) for section in RUNNABLE}
     return {**as_plain(variant), "settings": settings, "networks": _networks(recipe.adapter.backbone),
-            "renderer": renderer_digest(Person.draw(0, 0, variant.corpus.accent))}
+            "renderer": renderer_digest(Person.draw(0, 0, variant.corpus.accent)),
+            **({"strengths": STRENGTHS} if variant.corpus.damaged else {})}
 
 
 @lru_cache

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from privfedtalk_flare.evaluation.summary import METRICS, digits
+from privfedtalk_flare.study.plan import BACKBONE
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
 Table = tuple[list[str], list[list[str]]]
@@ -24,19 +25,30 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over the people of undamaged sites, and half its 95 % interval. The real
     clips, and copies of a still picture, come first, as the first variant's runs measured them. Where noise was added,
     what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server
-    estimates it."""
+    estimates it. Last how many people and runs a line is of: lines of other people are not to be compared."""
     known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
-    for control in ("ground_truth", "copy_reference", "backbone"):
-        first = results.variants[0]
-        lines.append([f"*{control}*", *(shown(results.mean(first, name, control), digits(name)) for name in known),
+    for control in ("ground_truth", "copy_reference", BACKBONE):
+        lines.append([f"*{control}*", *_means(results, results.variants[0], known, control),
                       *(["", ""] if private else []), ""])
     for variant in results.variants:
         seconds = [run["seconds"] for run in results.runs(variant).values()]
-        lines.append([variant, *(shown(results.mean(variant, name), digits(name)) for name in known),
+        lines.append([variant, *_means(results, variant, known),
                       *(private.get(variant, ["-", "-"]) if private else []), f"{sum(seconds) / len(seconds):.0f} s"])
-    return ["", *map(heading, known), *(["epsilon", "SNR up"] if private else []), "a run"], lines
+    return ["", *map(heading, known), "people", "runs", *(["epsilon", "SNR up"] if private else []), "a run"], lines
+
+
+def _means(results: Results, variant: str, known: Sequence[str], row: str | None = None) -> list[str]:
+    """The cells of one line: a mean for each metric, and of how many people and runs they are."""
+    found = [results.mean(variant, name, row) for name in known]
+    return [*(shown(one, digits(name)) for one, name in zip(found, known, strict=True)), *_size(found)]
+
+
+def _size(found: Sequence[Estimate | None]) -> list[str]:
+    """People and runs of the estimate with most people, "" where there is none."""
+    largest = max((one for one in found if one is not None), key=lambda one: one.people, default=None)
+    return ["", ""] if largest is None else [str(largest.people), str(len(largest.by_seed))]
 
 
 def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
@@ -46,10 +58,9 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     lines = []
     for pair in results.study.compare:
         found = [results.compared(pair, name) for name in known]
-        largest = max((one for one in found if one is not None), key=lambda one: one.people, default=None)
-        if largest is not None:
+        if any(one is not None for one in found):
             cells = [_difference(one, name) for one, name in zip(found, known, strict=True)]
-            lines.append([str(pair), *cells, str(largest.people), str(len(largest.by_seed))])
+            lines.append([str(pair), *cells, *_size(found)])
     return ["", *map(heading, known), "people", "runs"], lines
 
 

@@ -14,8 +14,10 @@ PAIRED = ("Differences paired by person, people of undamaged sites alone, with t
 def status(results: Results) -> str:
     """How much of the study has run, and what its numbers are."""
     done, study = sum(len(results.runs(name)) for name in results.variants), results.study
-    return (f"{done} of {len(study.runs)} runs of study {study.name}; held-out clips, row {study.row}; "
-            "mean over the people of undamaged sites and half its 95 % interval.")
+    minutes = sum(run["seconds"] for name in results.variants for run in results.runs(name).values()) / 60
+    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes; held-out clips, row "
+            f"{study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where there "
+            "are several, else over people. Lines of other people are not to be compared: the differences are.")
 
 
 def as_text(results: Results) -> str:

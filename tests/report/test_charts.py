@@ -44,6 +44,14 @@ def test_what_is_not_finite_is_left_out_and_nothing_is_no_chart() -> None:
     assert lines({"a": [(1, math.inf)]}, "x", "y") == lines({}, "x", "y") == intervals({}, "x", []) == ""
 
 
+def test_a_chart_is_as_wide_as_its_longest_name_needs() -> None:
+    name = "fedavg - local thrice at " + ", ".join(f"site-{number}" for number in range(1, 9))
+    chart = parsed(intervals({name: (1.0, 0.5, 1.5)}, "dB", []))
+    (label,) = [text for text in chart.iter("text") if text.text == name]
+    assert float(label.get("x")) >= 6 * len(name)  # pixels of its letters, which end there
+    assert max(float(circle.get("cx")) for circle in chart.iter("circle")) < float(chart.find("svg").get("viewBox").split()[2])
+
+
 def test_an_interval_that_is_clear_looks_otherwise_than_one_that_is_not() -> None:
     chart = parsed(intervals({"clear": (1.0, 0.5, 1.5), "open": (0.1, -0.4, 0.6)}, "dB", ["clear"]))
     clear, open_ = chart.findall(".//circle")

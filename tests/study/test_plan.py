@@ -62,6 +62,14 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"compare": "one"}, "must be a list"),
     ({"compare": [[["one"], "one"]]}, "give two of one, two"),
     ({"compare": [["one", "three"]]}, "give two of one, two"),
+    ({"compare": [["one", "far", ["site-1"]]], "variants": {"one": {}, "far": {"seeds": [99]}}}, "no seed in common"),
+    ({"compare": [["one", "small", ["site-2"]]],
+      "variants": {"one": {}, "small": {"corpus": {"sites": 1, "clips": [3]}}}},
+     r"\['site-2'\]; give a row .* or a list of site-1$"),
+    ({"compare": [["one", "shared", "personalized"]],
+      "variants": {"one": {}, "shared": {"rounds": {"phases": ["adapter", "validate"]}}}},
+     "row personalized of shared needs phase personalize; its phases are adapter, validate"),
+    ({"variants": {"one": {"rounds": {"phases": ["adapter"]}}, "two": {}}}, "row shared of one needs phase validate"),
     ({"compare": [["one", "two", ["site-9"]]]},
      r"\['site-9'\]; give a row \(shared, personalized\) or a list of site-1, site-2, site-3")])
 def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:

@@ -126,11 +126,13 @@ def test_a_difference_too_small_for_the_tables_digits_is_told_in_powers_of_ten()
 def test_tables_are_markdown_and_latex() -> None:
     table = means(RESULTS)
     lines = as_markdown(table).splitlines()
-    assert lines[0] == "|  | PSNR mask dB up | a run |" and lines[1] == "| --- | ---: | ---: |"
+    assert lines[0] == "|  | PSNR mask dB up | people | runs | a run |"
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: |"
     assert lines[2].startswith("| *ground_truth* | 100.00 |")
-    assert any(line.startswith("| one | 22.50") for line in lines)
+    (one,) = [line for line in lines if line.startswith("| one | 22.50")]
+    assert one.split(" | ")[2:4] == [str(RESULTS.mean("one", "psnr_mask").people), "2"]
     latex = as_latex(table)
-    assert latex.startswith(r"\begin{tabular}{lrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
+    assert latex.startswith(r"\begin{tabular}{lrrrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
     assert as_latex(differences(RESULTS)).count(r"\textbf{") == 2
     told = as_text(RESULTS)
     assert told.startswith("## small\n\nWhich?") and "6 of 8 runs" in told

@@ -32,13 +32,13 @@ from privfedtalk_flare.training.worklog import note
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("study") / "tiny.yaml"
     path.write_text(yaml.safe_dump({
-        "name": "tiny", "question": "Does it run?", "seeds": [1], "corpus": {"sites": 2, "people": 1, "clips": [3],
+        "name": "tiny", "question": "Does it run?", "seeds": [1], "corpus": {"sites": 2, "people": 1, "clips": [3, 4],
                                                                              "seconds": 1.0},
         "job": {"privacy": {"mechanism": "off"}, "encryption": {"scheme": "off"},
                 "training": {"steps": 2, "batch": 1},
                 "rounds": {"rounds": 1, "phases": ["adapter", "validate"]}},
         "variants": {"isfa": {}, "isfa shuffled": {"aggregator": "privfedtalk_flare.study.controls.ShuffledScores"},
-                     "local": {"method": "local"}, "pooled": {"method": "pooled"}},
+                     "local": {"method": "local", "rounds": {"rounds": 2}}, "pooled": {"method": "pooled"}},
         "compare": [["isfa", "isfa shuffled"], ["isfa", "local"], ["isfa", "pooled"]]}, sort_keys=False),
         encoding="utf-8")
     return path
@@ -179,9 +179,9 @@ def test_two_results_of_one_run_are_not_chosen_from(out: Path, file: Path, tmp_p
 
 
 def test_who_trains_alone_takes_the_steps_of_all_rounds(out: Path) -> None:
-    for name, clips in (("local-1/site-1", 1), ("local-1/site-2", 1), ("pooled-1/pooled", 2)):
+    for name, steps, clips in (("local-1/site-1", 4, 1), ("local-1/site-2", 4, 2), ("pooled-1/pooled", 4, 3)):
         told = (out / "runs" / f"{name}.txt").read_text(encoding="utf-8")
-        assert f"{2 * clips} steps on {clips} clips" in told  # two steps a person, in the one round that there is
+        assert f"{steps} steps on {clips} clips" in told  # two steps a person and round: two rounds, and two people
 
 
 def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_path: Path) -> None:
