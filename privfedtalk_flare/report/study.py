@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from privfedtalk_flare.evaluation.table import VIEWS, number
 from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -29,7 +31,38 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
             Section("Every metric", tables=[means(results, metrics_of(results))]),
             measured(films, weights),
             _samples(films),
+            _rounds(results, out),
             Section("Runs", tables=[_runs(results)], texts=[f"{len(results.study.variants)} variants."])]
+
+
+def _rounds(results: Results, out: Path) -> Section:
+    """How the sites of each variant were weighed, what that promised and what it moved: means over all its rounds."""
+    body = []
+    for name in results.variants:
+        rounds = [one for run in results.runs(name).values() for one in (run["summary"] or {}).get("rounds", ())]
+        if rounds:
+            good = results.study.variants[name].corpus.good
+            by_kind = [[told for one in rounds for site, told in one["sites"].items() if (site in good) == kind]
+                       for kind in (True, False)]
+            cells = [number(_mean(told[key] for told in sites if key in told), form) for key, form in
+                     (("weight", ".3f"), ("score", ".3f")) for sites in by_kind]
+            moved = [number(_mean(told[key] / 1e6 for sites in by_kind for told in sites), ".2f")
+                     for key in ("bytes_up", "bytes_down")]
+            body.append([name, *cells, *(number(rounds[-1]["epsilon"].get(view), ".2f") for view in VIEWS), *moved,
+                         *(number(_mean(one["seconds"][part] for one in rounds), form)
+                           for part, form in (("wall", ".0f"), ("aggregate", ".2f")))])
+    if not body:
+        return Section("Rounds")
+    head = ["", "weight", "weight, damaged", "score", "score, damaged",
+            *(f"epsilon {words}" for words in VIEWS.values()), "MB up", "MB down", "round s", "sum s"]
+    told = ("Of a site and round, means over all of a variant's; epsilon after the last round. One run's own page has "
+            f"them round by round: privfedtalk report {out / 'runs'}/VARIANT-SEED")
+    return Section("Rounds", [told], [(head, body)])
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return math.fsum(found) / len(found) if found else None
 
 
 def _samples(films: Mapping[str, Films]) -> Section:

@@ -49,7 +49,8 @@ def test_a_chart_is_as_wide_as_its_longest_name_needs() -> None:
     chart = parsed(intervals({name: (1.0, 0.5, 1.5)}, "dB", []))
     (label,) = [text for text in chart.iter("text") if text.text == name]
     assert float(label.get("x")) >= 6 * len(name)  # pixels of its letters, which end there
-    assert max(float(circle.get("cx")) for circle in chart.iter("circle")) < float(chart.find("svg").get("viewBox").split()[2])
+    width = float(chart.find("svg").get("viewBox").split()[2])
+    assert max(float(circle.get("cx")) for circle in chart.iter("circle")) < width
 
 
 def test_an_interval_that_is_clear_looks_otherwise_than_one_that_is_not() -> None:

@@ -66,6 +66,8 @@ def test_a_studys_page_has_its_answers_and_the_same_clips_by_each_variant(study_
     (bold,) = re.findall(r"<strong>([^<]*)</strong>", page)
     assert float(bold.partition(" ")[0]) == pytest.approx(1.0, abs=0.15)
     assert "95 % interval" in page and "<svg" in page
+    cells = ["a", "0.500", "-", "0.800", "-", "4.00", "none", "-", "3.60", "2.00", "20", "0.50"]  # nobody is damaged
+    assert re.sub(r"\s+", "", "".join(f"<td>{cell}</td>" for cell in cells)) in re.sub(r"\s+", "", page)
 
 
 def test_tables_carry_their_markdown_and_latex(study_page: str) -> None:
