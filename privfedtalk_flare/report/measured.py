@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from privfedtalk_flare.data.clips import ClipFile, load_clip
 from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
@@ -19,19 +20,22 @@ Films = Mapping[tuple[int, str], Film]
 
 _SAID = ("Of the films that are here, each with the last adapter that its person has: their own, else the shared one. "
          "Means and half their 95 % interval, over seeds where there are several, else over people. FID and KID are of "
-         "those people's films that every line has.")
+         "the {common} films whose people every line has.")
 
 
 def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
-    """A line for each name's films, below the real ones and a still picture; `weights` as `films.measure_each`."""
+    """A line for each name's films, below the real ones and copies of the picture that each was made from; `weights` as
+    `films.measure_each`."""
     named, lacking = {name: films for name, films in named.items() if films}, missing(weights)
     if not named or len(lacking) == len(FILM_METRICS):
         return Section("Films by networks", lacking if named else [])
     pairs = {name: {at: _pair(film) for at, film in films.items()} for name, films in named.items()}
     first = next(iter(pairs.values()))
+    still = {at: _picture(film.reference) for at, film in next(iter(named.values())).items() if film.reference}
     rows = {"*ground_truth*": {at: _instead(pair, pair.real) for at, pair in first.items()},
-            "*first frame, still*": {at: _instead(pair, np.repeat(pair.real[:1], len(pair.real), 0))
-                                     for at, pair in first.items()}, **pairs}
+            "*copy_reference*": {at: _instead(first[at], np.repeat(picture[None], len(first[at].real), 0))
+                                 for at, picture in still.items()}, **pairs}
+    rows = {name: films for name, films in rows.items() if films}
     common = sorted(set.intersection(*(set(films) for films in rows.values())))
     each = {name: dict(zip(films, measure_each(list(films.values()), weights), strict=True))
             for name, films in rows.items()}
@@ -42,7 +46,7 @@ def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
     body = [[name, *(f"{together[name][metric]:.3f}" if metric in together[name] else
                      shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}), 3)
                      for metric in known), str(len(rows[name]))] for name in rows]
-    return Section("Films by networks", [_SAID, *lacking],
+    return Section("Films by networks", [_SAID.format(common=len(common)), *lacking],
                    [(["", *(FILM_METRICS[name] for name in known), "films"], body)])
 
 
@@ -50,6 +54,11 @@ def _pair(film: Film) -> FilmPair:
     generated, real = (load_clip(ClipFile("", path), size=None) for path in (film.generated, film.real))
     count = min(len(generated.frames), len(real.frames))
     return FilmPair(generated.frames[:count], real.frames[:count], real.audio[:count * SAMPLES_PER_FRAME])
+
+
+def _picture(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _instead(pair: FilmPair, frames: np.ndarray) -> FilmPair:

@@ -18,7 +18,7 @@ _KINDS = {".mp4": "video/mp4", ".png": "image/png"}
 @dataclass(frozen=True)
 class Film:
     """A held-out clip of `person` (opaque name) at `site` beside what was generated for it; `sheet`: frames of both,
-    one below the other."""
+    one below the other; `reference`: the picture it was generated from."""
 
     real: Path
     generated: Path
@@ -26,6 +26,7 @@ class Film:
     person: str
     caption: str
     sheet: Path | None = None
+    reference: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def films_in(folder: Path) -> list[Film]:
     """Sample videos with the real clips beside them, wherever sites keep them under `folder`."""
     found = []
     for generated in sorted(folder.rglob("videos/*.mp4")):
-        real, sheet = generated.with_suffix(".real.mp4"), generated.with_suffix(".png")
+        real, sheet, reference = (generated.with_suffix(end) for end in (".real.mp4", ".png", ".reference.png"))
         if real.is_file():
             site, person = _site_of(generated.parent.parent), generated.stem
             found.append(Film(real, generated, site, person, f"{site}, person {person}",
-                              sheet if sheet.is_file() else None))
+                              *(path if path.is_file() else None for path in (sheet, reference))))
     return found
 
 

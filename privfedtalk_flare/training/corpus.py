@@ -13,6 +13,8 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 
+from numpy.typing import NDArray
+
 from privfedtalk_flare.data.clips import Clip, ClipFile, ClipsOnDisk, load_clips, split_clips
 from privfedtalk_flare.data.consent import consent_faults
 from privfedtalk_flare.plugins import load_function
@@ -44,6 +46,12 @@ class IdentityClips:
     def measured(self) -> Sequence[Clip]:
         """The held-out clips that metrics are taken of: those that no weight was chosen on, where there are any."""
         return self.held_out[1:] if len(self.held_out) > 1 else self.held_out
+
+    @property
+    def reference(self) -> NDArray:
+        """(S, S, 3) uint8: the picture that this person is generated from, of a training clip, so that it never lies in
+        a measured window."""
+        return self.train[0].frames[0]
 
     @cached_property
     def digest(self) -> str:

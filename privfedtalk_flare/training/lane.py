@@ -86,7 +86,7 @@ class Lane:
         clip = person.scored
         frames = clip.frames[:SCORED_FRAMES]
         said = self.reliability
-        scene = self.generator.prepare(frames, person.train[0].frames[0],
+        scene = self.generator.prepare(frames, person.reference,
                                        clip.audio[:len(frames) * SAMPLES_PER_FRAME])
         generated = self.generator.render(scene)
         unheard = self.generator.render(scene, guidance=0.0) if said.lip_sync else None

@@ -86,14 +86,12 @@ def validate_person(person: IdentityClips, prepare: Callable[[np.ndarray, np.nda
     """Measures the rows of one person on their clips for it; the last of `adapters` makes the sample video in `folder`.
 
     `prepare(base, reference, audio)` gives the scene of which `generate(adapter, scene)` makes (F, S, S, 3) uint8;
-    `embed(frames)` -> (F, E). The reference picture is the first frame of a training clip, so it never lies in a
-    measured window.
+    `embed(frames)` -> (F, E).
     """
-    reference = person.train[0].frames[0]
     measured: dict[str, list[dict[str, float]]] = {}
     for place, clip in enumerate(person.measured):
-        rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(reference[None], len(clip.frames), axis=0)}
-        scene = prepare(clip.frames, reference, clip.audio)
+        rows = {"ground_truth": clip.frames, "copy_reference": np.repeat(person.reference[None], len(clip.frames), 0)}
+        scene = prepare(clip.frames, person.reference, clip.audio)
         rows |= {adapter: generate(adapter, scene) for adapter in adapters}
         embeddings, flow = embed(clip.frames), optical_flow(clip.frames)
         for row, frames in rows.items():
@@ -118,14 +116,18 @@ def _measure(frames: np.ndarray, clip: Clip, flow: np.ndarray, embed: Callable[[
 
 
 def _write_samples(person: IdentityClips, generated: np.ndarray, folder: Path) -> list[str]:
-    """The generated clip with its sound, the real one, and a contact sheet of real frames above generated ones. All
-    show a person: only their owner reads them, from the first byte on."""
+    """The generated clip with its sound, the real one, the picture it was made from, and a contact sheet of real frames
+    above generated ones. All show a person: only their owner reads them, from the first byte on."""
+    from PIL import Image
+
     clip = person.measured[0]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replaced(folder / f"{person.key}.mp4") as partial:
         write_mp4(partial, generated, clip.audio, metadata=SYNTHETIC_TAG)
     with replaced(folder / f"{person.key}.real.mp4") as partial:
         write_mp4(partial, clip.frames, clip.audio)
+    with replaced(folder / f"{person.key}.reference.png") as partial:
+        Image.fromarray(person.reference).save(partial, "PNG")
     chosen = np.linspace(0, len(generated) - 1, 10).round().astype(int)
     with replaced(folder / f"{person.key}.png") as partial:
         contact_sheet([clip.frames[chosen], generated[chosen]], partial, ["real", "generated"])

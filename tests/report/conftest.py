@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from privfedtalk_flare.cli import main
 from privfedtalk_flare.data.media import write_mp4
@@ -25,6 +26,7 @@ def films(folder: Path, key: str, bright: float = 0.9) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_mp4(folder / f"{key}.real.mp4", clip.frames, clip.audio)
     write_mp4(folder / f"{key}.mp4", made, clip.audio)
+    Image.fromarray(clip.frames[0]).save(folder / f"{key}.reference.png")
     contact_sheet([clip.frames[:10], made[:10]], folder / f"{key}.png", ["real", "generated"])
 
 

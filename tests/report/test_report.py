@@ -93,9 +93,9 @@ def test_films_are_measured_beside_the_real_ones_by_the_networks_that_are_there(
     table = page.read_text(encoding="utf-8").split("<h2>Films by networks</h2>")[1]
     assert "<th>LPIPS down</th><th>films</th>" in table and "FID is left out: no inception.safetensors in" in table
     rows = {name: float(re.search(rf"<td>{name}</td><td>([0-9.]+)[^<]*</td><td>4</td>", table).group(1))
-            for name in ("ground_truth", "first frame, still", "a", "b")}
+            for name in ("ground_truth", "copy_reference", "a", "b")}
     assert rows["ground_truth"] == 0.0 < rows["a"] < rows["b"]  # b's copies are darker than a's
-    assert rows["first frame, still"] > 0.0
+    assert rows["copy_reference"] > 0.0
 
 
 def test_what_is_neither_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

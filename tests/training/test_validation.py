@@ -74,7 +74,8 @@ def test_without_a_known_aperture_no_mouth_is_fitted(clips: list[Clip], tmp_path
 
 def test_samples_show_a_person_and_are_their_owners_alone(clips: list[Clip], tmp_path: Path) -> None:
     rows_of(IdentityClips("k", clips[:1], clips[1:2]), tmp_path / "videos")
-    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["k.mp4", "k.png", "k.real.mp4"]
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == [
+        "k.mp4", "k.png", "k.real.mp4", "k.reference.png"]
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "videos").iterdir())
     assert (tmp_path / "videos").stat().st_mode & 0o077 == 0
 
