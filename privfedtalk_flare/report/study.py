@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 from privfedtalk_flare.evaluation.table import VIEWS, number
 from privfedtalk_flare.report.charts import intervals
@@ -39,8 +39,7 @@ def _rounds(results: Results, out: Path) -> Section:
     """How the sites of each variant were weighed, what that promised and what it moved: means over all its rounds."""
     body = []
     for name in results.variants:
-        rounds = [one for run in results.runs(name).values() for one in (run["summary"] or {}).get("rounds", ())]
-        if rounds:
+        if rounds := results.rounds(name):
             good = results.study.variants[name].corpus.good
             by_kind = [[told for one in rounds for site, told in one["sites"].items() if (site in good) == kind]
                        for kind in (True, False)]
@@ -62,7 +61,7 @@ def _rounds(results: Results, out: Path) -> Section:
 
 def _mean(values: Iterable[float]) -> float | None:
     found = list(values)
-    return math.fsum(found) / len(found) if found else None
+    return fmean(found) if found else None
 
 
 def _samples(films: Mapping[str, Films]) -> Section:

@@ -77,6 +77,10 @@ class Results:
         """Seed -> result."""
         return self._of.get(variant, {})
 
+    def rounds(self, variant: str) -> list[Mapping[str, Any]]:
+        """Every round of all its runs, in order, as a job's summary has them; none where it trained alone."""
+        return [one for run in self.runs(variant).values() for one in (run["summary"] or {}).get("rounds", ())]
+
     def values(self, variant: str, metric: str, row: str | None = None, sites: Iterable[str] | None = None) -> Values:
         """Every person's value in `row` (None: the study's) at `sites` (None: all). One trainer for all has no sites:
         its people are found where a federated run of the same seed has them."""

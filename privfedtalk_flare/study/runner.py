@@ -74,12 +74,12 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     return results
 
 
-def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], seed: int,
-                 kept: Sequence[Path]) -> None:
+def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], seed: int, kept: Sequence[Path]) -> None:
     """Raises `RunError` where the newest of `results` was measured on other clips than what it is compared with."""
+    found = Results(study, results)
     try:
         for pair in study.compare:
-            Results(study, results).compared(pair, "psnr_mask")
+            found.compared(pair, "psnr_mask")
     except ValueError as error:
         raise RunError(f"{error}: remove the results of seed {seed} from {' and '.join(map(str, kept))}, and call "
                        "again here") from error

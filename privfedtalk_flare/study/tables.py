@@ -25,7 +25,7 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over the people of undamaged sites, and half its 95 % interval. The real
     clips, and copies of a still picture, come first, as the first variant's runs measured them. Where noise was added,
     what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server
-    estimates it. Last how many people and runs a line is of: lines of other people are not to be compared."""
+    estimates it. Lines say of how many people and runs they are: those of other people are not to be compared."""
     known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
@@ -67,7 +67,7 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
 def _promise(results: Results, variant: str) -> list[str] | None:
     """Epsilon of a variant's last round, the same for every seed, and the SNR, the mean over rounds and seeds; None
     where it adds no noise."""
-    rounds = [one for run in results.runs(variant).values() for one in (run["summary"] or {}).get("rounds", ())]
+    rounds = results.rounds(variant)
     ratios = [one["snr"] for one in rounds if one["snr"] is not None]
     if not ratios:
         return None
