@@ -16,7 +16,7 @@
       - [isfa, fedavg]
       - [fedavg, backbone]           # less what its own runs measured before training
       - [isfa, local, [site-1, site-2]]
-      - [isfa, fedavg, personalized]  # in another row than the study's
+      - [isfa, fedavg, personalized]  # in another row than the study's; after sites too
 """
 
 from __future__ import annotations
@@ -198,22 +198,23 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
-    if not (isinstance(told, list) and len(told) in (2, 3) and all(isinstance(name, str) for name in told[:2])
+    if not (isinstance(told, list) and 2 <= len(told) <= 4 and all(isinstance(name, str) for name in told[:2])
             and told[0] in variants and told[1] in (*variants, BACKBONE)):
         raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
-                            "second), and a list of sites, a row, or nothing")
-    first, second, third = (*told, [])[:3]
+                            "second), then a list of sites, a row, both or nothing")
+    first, second, *rest = told
     of = [variants[name] for name in (first, second) if name != BACKBONE]
     if not set.intersection(*(set(variant.seeds) for variant in of)):
         raise SettingsError(f"{where}: {first} and {second} have no seed in common, so nobody is in both")
-    if third in ROWS:
-        for variant in of:
-            _check_row(variant, third, where)
-        return Comparison(first, second, row=third)
+    row = rest.pop() if rest and rest[-1] in ROWS else ""
+    for variant in of if row else ():
+        _check_row(variant, row, where)
     known = [site for site in of[0].corpus.names if all(site in variant.corpus.names for variant in of)]
-    if not (isinstance(third, list) and all(site in known for site in third)):
-        raise SettingsError(f"{where}: {third!r}; give a row ({', '.join(ROWS)}) or a list of {', '.join(known)}")
-    return Comparison(first, second, tuple(third))
+    sites = rest[0] if rest else []
+    if len(rest) > 1 or not (isinstance(sites, list) and all(site in known for site in sites)):
+        raise SettingsError(f"{where}: {rest[-1]!r}; give a list of {', '.join(known)}, then a row "
+                            f"({', '.join(ROWS)})")
+    return Comparison(first, second, tuple(sites), row)
 
 
 def _check_row(variant: Variant, row: str, where: str) -> None:

@@ -14,7 +14,8 @@ from privfedtalk_flare.study.plan import Comparison, load_study, parse_study, re
 SMALL = {"name": "small", "question": "Which?", "seeds": [1, 2], "corpus": {"sites": 3, "clips": [3, 4, 5]},
          "job": {"privacy": {"mechanism": "off"}, "training": {"steps": 4}},
          "variants": {"one": None, "two": {"training": {"tdc": 0.0}, "seeds": [1]}},
-         "compare": [["one", "two"], ["one", "two", ["site-2"]], ["two", "backbone", "personalized"]]}
+         "compare": [["one", "two"], ["one", "two", ["site-2"]], ["two", "backbone", "personalized"],
+                     ["two", "one", ["site-2"], "shared"]]}
 
 
 def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
@@ -23,8 +24,10 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     assert dict(two.sections["training"]) == {"steps": 4, "tdc": 0.0} and two.seeds == (1,)
     assert [(variant.name, seed) for variant, seed in study.runs] == [("one", 1), ("two", 1), ("one", 2)]
     assert study.compare == (Comparison("one", "two"), Comparison("one", "two", ("site-2",)),
-                             Comparison("two", "backbone", row="personalized"))
-    assert [str(pair) for pair in study.compare] == ["one - two", "one - two at site-2", "two - backbone, personalized"]
+                             Comparison("two", "backbone", row="personalized"),
+                             Comparison("two", "one", ("site-2",), "shared"))
+    assert [str(pair) for pair in study.compare] == ["one - two", "one - two at site-2", "two - backbone, personalized",
+                                                   "two - one, shared at site-2"]
     recipe = recipe_of(two, 7)
     assert (recipe.training.steps, recipe.training.tdc, recipe.rounds.min_sites, recipe.data.seed) == (4, 0.0, 3, 7)
     assert recipe.data.held_out == 2  # one scored, another measured
@@ -65,13 +68,14 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"compare": [["one", "far", ["site-1"]]], "variants": {"one": {}, "far": {"seeds": [99]}}}, "no seed in common"),
     ({"compare": [["one", "small", ["site-2"]]],
       "variants": {"one": {}, "small": {"corpus": {"sites": 1, "clips": [3]}}}},
-     r"\['site-2'\]; give a row .* or a list of site-1$"),
+     r"\['site-2'\]; give a list of site-1, then a row"),
     ({"compare": [["one", "shared", "personalized"]],
       "variants": {"one": {}, "shared": {"rounds": {"phases": ["adapter", "validate"]}}}},
      "row personalized of shared needs phase personalize; its phases are adapter, validate"),
     ({"variants": {"one": {"rounds": {"phases": ["adapter"]}}, "two": {}}}, "row shared of one needs phase validate"),
     ({"compare": [["one", "two", ["site-9"]]]},
-     r"\['site-9'\]; give a row \(shared, personalized\) or a list of site-1, site-2, site-3")])
+     r"\['site-9'\]; give a list of site-1, site-2, site-3, then a row \(shared, personalized\)"),
+    ({"compare": [["one", "two", "shared", ["site-2"]]]}, r"\['site-2'\]; give a list of .*, then a row")])
 def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         parse_study({**SMALL, **change}, "study.yaml")
