@@ -93,8 +93,8 @@ def test_the_shuffled_run_used_the_control_and_a_run_says_what_it_was_made_from(
     assert result(out, "isfa shuffled")["made_from"]["aggregator"].endswith("ShuffledScores")
     (aggregator,) = [one for one in json.loads(server.read_text())["components"] if one["id"] == "aggregator"]
     assert aggregator["args"]["seed"] == 1  # the study's: what it draws can be drawn again
-    weights = result(out, "isfa")["summary"]["rounds"][0]["sites"]
-    assert set(weights) == {"site-1", "site-2"}
+    sites = result(out, "isfa shuffled")["summary"]["rounds"][0]["sites"]
+    assert set(sites) == {"site-1", "site-2"} and sum(told["weight"] for told in sites.values()) == pytest.approx(1.0)
 
 
 def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file: Path,
