@@ -18,9 +18,9 @@ from privfedtalk_flare.study.tables import shown
 Films = Mapping[tuple[int, str], Film]
 """(seed, person) -> film."""
 
-_SAID = ("Of the films that are here, each with the last adapter that its person has: their own, else the shared one. "
-         "Means and half their 95 % interval, over seeds where there are several, else over people. FID and KID are of "
-         "the {common} films whose people every line has.")
+_SAID = ("Of the {common} films whose people every line has, each with the last adapter that its person has: their "
+         "own, else the shared one. Means and half their 95 % interval, over seeds where there are several, else over "
+         "people.")
 
 
 def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
@@ -37,17 +37,18 @@ def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
                                  for at, picture in still.items()}, **pairs}
     rows = {name: films for name, films in rows.items() if films}
     common = sorted(set.intersection(*(set(films) for films in rows.values())))
-    each = {name: dict(zip(films, measure_each(list(films.values()), weights), strict=True))
-            for name, films in rows.items()}
-    together = {name: measure_together([films[at] for at in common], weights) if common else {}
-                for name, films in rows.items()}
+    if not common:
+        return Section("Films by networks", ["Nobody has a film in every line, so none can be compared.", *lacking])
+    kept = {name: [films[at] for at in common] for name, films in rows.items()}
+    each = {name: dict(zip(common, measure_each(films, weights), strict=True)) for name, films in kept.items()}
+    together = {name: measure_together(films, weights) for name, films in kept.items()}
     known = [name for name in FILM_METRICS if any(name in values for films in each.values()
                                                   for values in films.values()) or name in together[next(iter(rows))]]
     body = [[name, *(f"{together[name][metric]:.3f}" if metric in together[name] else
                      shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}), 3)
-                     for metric in known), str(len(rows[name]))] for name in rows]
+                     for metric in known)] for name in rows]
     return Section("Films by networks", [_SAID.format(common=len(common)), *lacking],
-                   [(["", *(FILM_METRICS[name] for name in known), "films"], body)])
+                   [(["", *(FILM_METRICS[name] for name in known)], body)])
 
 
 def _pair(film: Film) -> FilmPair:

@@ -43,7 +43,9 @@ def train_alone(name: str, corpora: Sequence[Path], folder: Path, sections: Mapp
     rounds = parse(RoundSettings, sections.get("rounds"), "rounds")
     training = parse(TrainingSettings, sections.get("training"), "training")
     personal = parse(TrainingSettings, sections.get("personalize", PERSONALIZE), "personalize")
-    place = SitePlace(name, everybody, folder / "state", output, devices=("cpu",) * threads)
+    place = SitePlace(name, everybody, folder / "state", output)
+    if place.device == "cpu":
+        place = replace(place, devices=("cpu",) * threads)
     work = SiteWork(name, place, DataSettings(source="site", seed=seed, held_out=HELD_OUT),
                     parse(AdapterSettings, sections.get("adapter"), "adapter"), training, personal,
                     parse(ReliabilitySettings, sections.get("reliability"), "reliability"), BackboneSettings(), log)

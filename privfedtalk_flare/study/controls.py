@@ -38,15 +38,12 @@ class NoisyUpdates(Control):
 
 
 class ShuffledScores(Control):
-    """Each round, every site is weighed by the score of another one, drawn anew. If the method's scores matter, it must
-    do better than this. (Where sites have as many clips as each other, the weights are the same, at other sites.)"""
+    """Each round, the scores are dealt out anew, every site as likely to get one as any other. If the method's scores
+    matter, it must do better than this. (Where sites have as many clips as each other, the weights are the same, at
+    other sites; a site may get its own back, else bad ones would weigh more than by chance.)"""
 
     def _weights(self, replies: Mapping[str, Any]) -> dict[str, float]:
-        if len(replies) < 2:
-            return super()._weights(replies)
-        sites, own = sorted(replies), np.arange(len(replies))
-        whose = self._rng.permutation(own)
-        while (whose == own).any():
-            whose = self._rng.permutation(own)
-        return super()._weights({site: replace(replies[site], score=replies[sites[other]].score)
-                                 for site, other in zip(sites, whose, strict=True)})
+        sites = sorted(replies)
+        dealt = self._rng.permutation([replies[site].score for site in sites])
+        return super()._weights({site: replace(replies[site], score=score)
+                                 for site, score in zip(sites, dealt.tolist(), strict=True)})

@@ -47,7 +47,7 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
                 if damage == "mixed" and clip % 2:  # every second clip is of somebody else
                     shown = Person.draw(seed, OTHERS + number * MOST_PEOPLE + index, corpus.accent)
                 rng = np.random.default_rng((seed, number, index, clip))
-                rendered = _damaged(render_clip(shown, clip, corpus.seconds), damage, corpus.strength, rng)
+                rendered = damaged(render_clip(shown, clip, corpus.seconds), damage, corpus.strength, rng)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_aperture(path, rendered.aperture)
                 write_mp4(path, rendered.frames, rendered.audio, fps=FPS, metadata={"comment": "synthetic person"})
@@ -55,7 +55,8 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
     return root
 
 
-def _damaged(clip: RenderedClip, damage: str, strength: float, rng: np.random.Generator) -> RenderedClip:
+def damaged(clip: RenderedClip, damage: str, strength: float, rng: np.random.Generator) -> RenderedClip:
+    """The clip with what is wrong with it at this strength; as it is where the damage is to other clips, or none."""
     if damage == "late":
         shift = round(STRENGTHS["late"] * strength) * SAMPLES_PER_FRAME
         audio = np.concatenate([np.zeros(shift, np.float32), clip.audio])[:len(clip.audio)]

@@ -64,13 +64,19 @@ class CorpusSpec:
     accent: float = setting(1.0, "how differently than the backbone's people their lips shape the same sounds", low=0.0,
                             high=1.0)
     measured: int | None = setting(None, "most people of a site who are measured; default: everybody", low=2)
-    damage: str = setting("none", "what is wrong with every clip of the damaged sites", choices=DAMAGES)
+    damage: str = setting("none", "what is wrong with the clips of the damaged sites (mixed: with every second)",
+                          choices=DAMAGES)
     damaged: int = setting(0, "how many sites are damaged, counted from the last one", low=0)
-    strength: float = setting(1.0, "of the damage; 1 is plain to see", low=0.0)
+    strength: float = setting(1.0, "of the damage; 1 is plain to see. Mixed clips have none", low=0.0)
 
     def clips_of(self, site: int) -> int:
         """Clips of each person at site number `site`, from 0 on."""
         return self.clips[0] if len(self.clips) == 1 else self.clips[site]
+
+    def clips_at(self, site: str) -> tuple[Any, ...]:
+        """What decides which clips the people of this site have."""
+        damage = () if site in self.good else (self.damage, self.strength)
+        return self.clips_of(self.names.index(site)), self.seconds, self.accent, damage
 
     @property
     def names(self) -> list[str]:
@@ -214,6 +220,10 @@ def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Compa
     if len(rest) > 1 or not (isinstance(sites, list) and all(site in known for site in sites)):
         raise SettingsError(f"{where}: {rest[-1]!r}; give a list of {', '.join(known)}, then a row "
                             f"({', '.join(ROWS)})")
+    for site in sites or [one for one in known if all(one in variant.corpus.good for variant in of)]:
+        if len({variant.corpus.clips_at(site) for variant in of}) > 1:
+            raise SettingsError(f"{where}: {first} and {second} measure other clips at {site}; compare them at sites "
+                                "where `clips`, `seconds`, `accent` and damage are the same")
     return Comparison(first, second, tuple(sites), row)
 
 

@@ -81,6 +81,12 @@ class Results:
         """Every round of all its runs, in order, as a job's summary has them; none where it trained alone."""
         return [one for run in self.runs(variant).values() for one in (run["summary"] or {}).get("rounds", ())]
 
+    @property
+    def makers(self) -> list[str]:
+        """Each state of code and machine that made some of the runs, in words."""
+        return sorted({", ".join(f"{key} {value}" for key, value in run["made_by"].items())
+                       for runs in self._of.values() for run in runs.values()})
+
     def values(self, variant: str, metric: str, row: str | None = None, sites: Iterable[str] | None = None) -> Values:
         """Every person's value in `row` (None: the study's) at `sites` (None: all). One trainer for all has no sites:
         its people are found where a federated run of the same seed has them."""

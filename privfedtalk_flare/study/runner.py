@@ -16,6 +16,7 @@ from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.people import STRENGTHS
 from privfedtalk_flare.study.plan import RUNNABLE, Study, Variant, as_plain, load_study, recipe_of
 from privfedtalk_flare.study.processes import RunError, terminated_in_order
+from privfedtalk_flare.study.provenance import made_by
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.simulation import run
 
@@ -61,28 +62,31 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
         results.append(found[0])
     write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
     say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already")
+    kept = [out / "runs", *([record] if record is not None else [])]
+    _check_clips(study, results, kept)
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
         say(f"{variant.name} seed {seed} begins, run {number} of {len(waiting)}")
-        result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name],
+        result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name], "made_by": made_by(),
                   **run(variant, seed, out, folder)}
         results.append(result)
-        _check_clips(study, results, seed, [out / "runs", *([record] if record is not None else [])])
         _save(result, places)
+        _check_clips(study, results, kept)
         mean = sum(one["seconds"] for one in results) / len(results)
         say(f"{variant.name} seed {seed}: {result['seconds']:.0f} s; {len(waiting) - number} left, about "
             f"{(len(waiting) - number) * mean / 60:.0f} min")
     return results
 
 
-def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], seed: int, kept: Sequence[Path]) -> None:
-    """Raises `RunError` where the newest of `results` was measured on other clips than what it is compared with."""
+def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], kept: Sequence[Path]) -> None:
+    """Raises `RunError` where two of `results` that are compared were measured on different clips, as libraries that
+    render or decode otherwise make them."""
     found = Results(study, results)
     try:
         for pair in study.compare:
             found.compared(pair, "psnr_mask")
     except ValueError as error:
-        raise RunError(f"{error}: remove the results of seed {seed} from {' and '.join(map(str, kept))}, and call "
-                       "again here") from error
+        raise RunError(f"{error}: remove what that seed has of one of them, or of both, from "
+                       f"{' and '.join(map(str, kept))}, and call again") from error
 
 
 def _save(result: Mapping[str, Any], places: Sequence[Path]) -> None:
@@ -101,8 +105,8 @@ def results_in(out: Path) -> Results:
 
 def made_from(variant: Variant) -> dict[str, Any]:
     """What a run of this variant was made from: what the study says, what it leaves to defaults, the networks, the
-    renderer of its people, and what was done to their clips. (Not the code that trains and measures: who changes it
-    starts a study anew.)"""
+    renderer of its people, and what was done to their clips. (Not the code that trains and measures: of that
+    `provenance.made_by` tells. Who changes it starts a study anew.)"""
     recipe = recipe_of(variant, 0)
     settings = {section: plain(getattr(recipe, section)) for section in RUNNABLE}
     return {**as_plain(variant), "settings": settings, "networks": _networks(recipe.adapter.backbone),

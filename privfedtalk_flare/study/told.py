@@ -15,9 +15,11 @@ def status(results: Results) -> str:
     """How much of the study has run, and what its numbers are."""
     done, study = sum(len(results.runs(name)) for name in results.variants), results.study
     minutes = sum(run["seconds"] for name in results.variants for run in results.runs(name).values()) / 60
-    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes; held-out clips, row "
-            f"{study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where there "
-            "are several, else over people. Lines of other people are not to be compared: the differences are.")
+    makers = f" by {'; and by '.join(results.makers)}" if results.makers else ""
+    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{makers}; held-out clips, "
+            f"row {study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where "
+            "there are several, else over people. Lines of other people are not to be compared: the differences are. "
+            "The room that a metric has is what lies between `backbone` and `ground_truth`.")
 
 
 def as_text(results: Results) -> str:

@@ -89,5 +89,5 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "result.json").write_text(json.dumps({
                 "variant": name, "seed": seed, "seconds": 60.0, "people": people,
                 "summary": a_summary().to_json() if name == "a" else None,
-                "made_from": as_plain(read.variants[name])}))
+                "made_from": as_plain(read.variants[name]), "made_by": {"code": "0a1b"}}))
     return out

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from privfedtalk_flare.data.clips import find_clips, load_clip
-from privfedtalk_flare.data.synthetic import Person, render_clip
-from privfedtalk_flare.study.people import OTHERS, prepare
+from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
+from privfedtalk_flare.data.synthetic import Person, RenderedClip, render_clip
+from privfedtalk_flare.study.people import OTHERS, damaged, prepare
 from privfedtalk_flare.study.plan import CorpusSpec
 
 PLAIN = CorpusSpec(sites=2, people=1, clips=(2, 3), seconds=1.0)
@@ -52,3 +54,23 @@ def test_damage_is_done_to_the_last_sites_alone(tmp_path: Path, damage: str) -> 
         assert min(change) > 1
     jumps = [np.abs(np.diff(clip.frames.mean((1, 2, 3)))).mean() for _, clip in pairs]
     assert (min(jumps) > 3) == (damage == "flicker")
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_damage_is_as_strong_as_it_says(strength: float) -> None:
+    rng = np.random.default_rng(0)
+    frames = np.full((60, 16, 16, 3), 128, np.uint8)
+    frames[:, ::4, ::4] = rng.integers(100, 156, (60, 4, 4, 3))
+    clip = RenderedClip(frames, rng.normal(0, 0.1, 60 * SAMPLES_PER_FRAME).astype(np.float32), np.zeros(60))
+
+    def changed(damage: str) -> np.ndarray:
+        return damaged(clip, damage, strength, np.random.default_rng(1)).frames.astype(float) - frames
+
+    assert changed("noise").std() == pytest.approx(24 * strength, rel=0.02)
+    assert np.abs(changed("flicker").mean((1, 2, 3))).max() == pytest.approx(20 * strength, rel=0.1)
+    assert changed("flicker").std((1, 2, 3)).max() < 0.5  # a frame is lighter or darker as a whole
+    blurred = gaussian_filter(frames.astype(np.float64), (0, 1.5 * strength, 1.5 * strength, 0))
+    assert np.abs(frames + changed("blur") - blurred).max() < 0.6
+    late, shift = damaged(clip, "late", strength, rng), round(6 * strength) * SAMPLES_PER_FRAME
+    assert np.array_equal(late.audio[shift:], clip.audio[:-shift]) and not late.audio[:shift].any()
+    assert np.array_equal(late.frames, frames) and damaged(clip, "mixed", strength, rng) is clip

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from privfedtalk_flare.cli import STUDIES
+from privfedtalk_flare.privacy.accountant import Release, views
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.plan import Comparison, load_study, parse_study, recipe_of
 
@@ -75,7 +76,11 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"variants": {"one": {"rounds": {"phases": ["adapter"]}}, "two": {}}}, "row shared of one needs phase validate"),
     ({"compare": [["one", "two", ["site-9"]]]},
      r"\['site-9'\]; give a list of site-1, site-2, site-3, then a row \(shared, personalized\)"),
-    ({"compare": [["one", "two", "shared", ["site-2"]]]}, r"\['site-2'\]; give a list of .*, then a row")])
+    ({"compare": [["one", "two", "shared", ["site-2"]]]}, r"\['site-2'\]; give a list of .*, then a row"),
+    ({"compare": [["one", "few"]], "variants": {"one": {}, "few": {"corpus": {"clips": [3, 4, 6]}}}},
+     "one and few measure other clips at site-3; compare them at sites where `clips`"),
+    ({"compare": [["one", "late", ["site-1", "site-3"]]],
+      "variants": {"one": {}, "late": {"corpus": {"damage": "late", "damaged": 1}}}}, "other clips at site-3")])
 def test_a_mistake_is_named_before_anything_runs(change: dict, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         parse_study({**SMALL, **change}, "study.yaml")
@@ -89,6 +94,17 @@ def test_the_shipped_studies_can_be_read_and_no_others_are_named() -> None:
     assert tuple(sorted(path.stem for path in folder.glob("*.yaml"))) == STUDIES
     with pytest.raises(SettingsError, match="no such file, and no shipped study; the choices are ablation"):
         load_study("wishes")
+
+
+@pytest.mark.parametrize("name", ["privacy", "scale"])
+def test_an_epsilon_in_a_shipped_studys_variant_is_what_its_people_spend(name: str) -> None:
+    named = {variant: one for variant, one in load_study(name).variants.items() if "epsilon" in variant}
+    assert len(named) > 3
+    for variant, one in named.items():
+        recipe = recipe_of(one, 1)
+        releases = [Release(recipe.privacy.noise_multiplier, score="none")] * recipe.rounds.rounds
+        assert views(releases, recipe.privacy.delta)["receivers"].epsilon == pytest.approx(
+            float(variant.split("epsilon ")[1]), rel=0.003)
 
 
 def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:

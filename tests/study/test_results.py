@@ -23,7 +23,8 @@ STUDY = parse_study({
 
 
 def result(variant: str, seed: int, psnr: dict[str, dict[str, float | None]]) -> dict:
-    return {"variant": variant, "seed": seed, "seconds": 60.0, "summary": None, "made_from": {}, "people": {
+    return {"variant": variant, "seed": seed, "seconds": 60.0, "summary": None, "made_from": {},
+            "made_by": {"code": "0a1b", "torch": "2"}, "people": {
         site: {person: {"shared": {"psnr_mask": value}, "backbone": {"psnr_mask": 8.0},
                         "ground_truth": {"psnr_mask": 100.0}}
                for person, value in people.items()} for site, people in psnr.items()}}

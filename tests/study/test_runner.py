@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from privfedtalk_flare.cli import main
@@ -23,6 +24,7 @@ from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study import runner, simulation
 from privfedtalk_flare.study.plan import load_study
 from privfedtalk_flare.study.processes import RunError
+from privfedtalk_flare.study.provenance import made_by
 from privfedtalk_flare.study.runner import results_in, run_study
 from privfedtalk_flare.study.simulation import Simulation
 from privfedtalk_flare.training.worklog import note
@@ -113,6 +115,29 @@ def test_a_study_that_was_changed_does_not_mix_with_what_ran_before(out: Path, f
     with pytest.raises(SettingsError, match=r"a run of isfa as it was before something changed \(sections, settings\)"):
         run_study(load_study(str(changed)), out, print)
     assert len(results_in(out).variants) == 4  # what ran before can still be read
+
+
+def test_runs_that_were_measured_on_other_clips_are_named_before_anything_runs(out: Path, file: Path,
+                                                                               tmp_path: Path) -> None:
+    for name in ("isfa-1", "local-1"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        shutil.copy(out / "runs" / name / "result.json", tmp_path / "runs" / name)
+    kept = tmp_path / "runs" / "local-1" / "result.json"
+    told = json.loads(kept.read_text(encoding="utf-8"))
+    for people in told["people"].values():
+        for rows in people.values():
+            rows["copy_reference"]["psnr_mask"] += 0.5
+    kept.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(RunError, match=r"isfa - local, seed 1: a person was measured on other .* remove what that"):
+        run_study(load_study(str(file)), tmp_path, print)
+    assert not (tmp_path / "people").exists()
+
+
+def test_a_result_says_which_code_made_it_and_on_what(out: Path) -> None:
+    made = result(out, "local")["made_by"]
+    assert made == made_by() and made["torch"] == torch.__version__ and len(made["code"]) == 8
+    told = (out / "results.md").read_text(encoding="utf-8")
+    assert f"minutes by code {made['code']}, torch {made['torch']}, device {made['device']}; held-out clips" in told
 
 
 def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_for_todays(

@@ -1,0 +1,33 @@
+"""What made a run: the state of the code, and what it computed on. It is said beside the results, as runs that are
+compared may differ by it too."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+
+import privfedtalk_flare
+from privfedtalk_flare.flare.recipe import CUSTOM
+from privfedtalk_flare.generator.codec import multiplies_bf16
+
+NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "flare", "generator", "privacy", "training",
+           "study/alone.py", "study/controls.py", "study/people.py")
+"""Modules and folders of the package that decide numbers."""
+
+
+@lru_cache
+def made_by() -> dict[str, str]:
+    """`code`: eight hex digits of what the code says, whatever its layout and comments; `torch`: its version; `device`:
+    where it computes. Codec and training differ in the last bits, and bf16 in more, from one device to another."""
+    package = Path(privfedtalk_flare.__file__).parent
+    places = [*(package / name for name in NUMBERS), Path(str(resources.files(CUSTOM)))]
+    files = sorted(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))
+    said = "\n".join(ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    device = (torch.cuda.get_device_name() if torch.cuda.is_available()
+              else "processor with bf16" if multiplies_bf16() else "processor without bf16")
+    return {"code": hashlib.sha256(said.encode()).hexdigest()[:8], "torch": torch.__version__, "device": device}
