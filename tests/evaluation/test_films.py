@@ -74,7 +74,7 @@ def test_lpips_is_torchmetrics_own_with_the_weights_of_the_file(real: list[np.nd
     assert lpips(ours, FilmPair(real[0], real[0], SILENCE)) == 0.0
 
 
-def test_distributions_that_are_one_have_no_distance(real: list[np.ndarray], weights: Path) -> None:
+def test_sets_of_films_that_are_one_are_nearer_than_a_noisy_set(real: list[np.ndarray], weights: Path) -> None:
     same = distribution_distances([FilmPair(film, film, SILENCE) for film in real], weights / "inception.safetensors")
     other = distribution_distances([FilmPair(noisy(film, 40.0), film, SILENCE) for film in real],
                                    weights / "inception.safetensors")
