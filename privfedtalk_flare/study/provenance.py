@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -20,10 +19,11 @@ NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "fla
 """Modules and folders of the package that decide numbers."""
 
 
-@lru_cache
 def made_by() -> dict[str, str]:
     """`code`: eight hex digits of what the code says, whatever its layout and comments; `torch`: its version; `device`:
-    where it computes. Codec and training differ in the last bits, and bf16 in more, from one device to another."""
+    where it computes. Codec and training differ in the last bits, and bf16 in more, from one device to another.
+
+    Read anew each time: a run starts processes of its own, from the code that lies there then."""
     package = Path(privfedtalk_flare.__file__).parent
     places = [*(package / name for name in NUMBERS), Path(str(resources.files(CUSTOM)))]
     files = sorted(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))

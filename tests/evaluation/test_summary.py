@@ -151,7 +151,7 @@ def test_a_sealed_or_unprotected_run_shows_no_made_up_number():
     sealed = Round(1, {"receivers": "unbounded", "server": None, "server_and_site": "unbounded"}, None, None, {},
                    {"site-1": {"bytes_up": 1, "bytes_down": 1}})
     text = summary_table(example(rounds=[sealed], bytes_per_value=None, values=None))
-    assert "unbounded, in that view no epsilon" in text
+    assert "unbounded, in that view no epsilon" in text and "public metadata" not in text
     open_run = dataclasses.replace(sealed, epsilon=dict.fromkeys(("receivers", "server", "server_and_site")))
     assert "No differential privacy" in summary_table(example(rounds=[open_run]))
 
