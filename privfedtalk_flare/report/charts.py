@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
@@ -60,7 +61,8 @@ def standalone(svg: str) -> str:
     style = ('<style>text { fill: #333; font: 11px system-ui, sans-serif; } .grid { stroke: #ccc; }</style>'
              '<rect width="100%" height="100%" fill="#fff"/>')
     opened, rest = svg.split(">", 1)
-    return f'{opened} xmlns="http://www.w3.org/2000/svg" width="{1.5 * WIDTH:.0f}">{style}{rest}\n'
+    width = 1.5 * int(re.search(r'viewBox="0 0 (\d+)', opened)[1])  # letters are as large in wide charts as in narrow
+    return f'{opened} xmlns="http://www.w3.org/2000/svg" width="{width:.0f}">{style}{rest}\n'
 
 
 class _Axis:

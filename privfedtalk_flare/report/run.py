@@ -57,13 +57,19 @@ def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _rows(summary: Summary) -> Table:
     known = [name for name in METRICS if any(name in metrics for metrics in summary.rows.values())]
-    body = []
-    for row in (row for row in ROWS if row in summary.rows):
-        told = [summary.rows[row].get(name) for name in known]
-        body.append([row, *("-" if one is None else f"{one['mean']:.{digits(name)}f}"
-                            + (f" ± {one['std']:.{digits(name)}f}" if one["std"] is not None else "")
-                            for one, name in zip(told, known, strict=True))])
+    count = people(summary.rows)
+    body = [[row, *(_cell(summary.rows[row].get(name), name, count) for name in known)]
+            for row in ROWS if row in summary.rows]
     return ["", *map(heading, known)], body
+
+
+def _cell(told: Mapping[str, float | None] | None, name: str, count: int) -> str:
+    """Mean and standard deviation; the number of people too where fewer than `count` have a value."""
+    if told is None:
+        return "-"
+    spread = f" ± {told['std']:.{digits(name)}f}" if told["std"] is not None else ""
+    fewer = f" (n={told['n']:.0f})" if told["n"] < count else ""
+    return f"{told['mean']:.{digits(name)}f}{spread}{fewer}"
 
 
 def _rounds(rounds: list[Round]) -> Table:

@@ -19,16 +19,22 @@ class RunError(ValueError):
     """A run that did not end well. The message names its log."""
 
 
+class HopelessError(RunError):
+    """A run that was ended since its log said that it would not end well; another try may."""
+
+
 @dataclass(frozen=True)
 class Command:
-    """Words of a command, and the file that its output goes into."""
+    """Words of a command, the file that its output goes into, and texts in it after which its end is not waited for."""
 
     words: Sequence[object]
     log: Path
+    hopeless: tuple[str, ...] = ()
 
 
 def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, str]) -> None:
-    """Runs the commands to their ends, at most `beside` at once. Raises `RunError` as soon as one fails.
+    """Runs the commands to their ends, at most `beside` at once. Raises `RunError` as soon as one fails, and
+    `HopelessError` as soon as one is hopeless.
 
     Each has a process group of its own, which is killed when it ends, and when this is left by an exception: FLARE's
     simulator may leave processes of its own behind.
@@ -44,6 +50,8 @@ def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, 
                 _kill_group(process)
                 if process.returncode:
                     raise RunError(f"`{command.words[0]}` ended with exit code {process.returncode}; see {command.log}")
+            for command, _ in running:
+                _check(command)
     finally:
         for _, process in running:
             _kill_group(process)
@@ -69,6 +77,13 @@ def _start(command: Command, environment: Mapping[str, str]) -> subprocess.Popen
     with command.log.open("wb") as output:
         return subprocess.Popen([str(word) for word in command.words], stdin=subprocess.DEVNULL, stdout=output,
                                 stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True)
+
+
+def _check(command: Command) -> None:
+    if command.hopeless:
+        said = command.log.read_text(encoding="utf-8", errors="replace")
+        if line := next((line for line in said.splitlines() if any(text in line for text in command.hopeless)), ""):
+            raise HopelessError(f"{line.strip()} ({command.log})")
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

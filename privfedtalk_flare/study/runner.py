@@ -15,13 +15,15 @@ from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.people import STRENGTHS
 from privfedtalk_flare.study.plan import RUNNABLE, Study, Variant, as_plain, load_study, recipe_of
-from privfedtalk_flare.study.processes import RunError, terminated_in_order
+from privfedtalk_flare.study.processes import HopelessError, RunError, terminated_in_order
 from privfedtalk_flare.study.provenance import made_by
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.simulation import run
 
 RESULT = "result.json"
 STUDY = "study.yaml"
+TRIES = 3
+"""How often a run is begun whose sites the simulator loses."""
 
 
 def run_study(study: Study, out: Path, say: Callable[[str], None], record: Path | None = None) -> list[dict[str, Any]]:
@@ -67,7 +69,7 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
         say(f"{variant.name} seed {seed} begins, run {number} of {len(waiting)}")
         result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name], "made_by": made_by(),
-                  **run(variant, seed, out, folder)}
+                  **_run(variant, seed, out, folder, say)}
         results.append(result)
         _save(result, places)
         _check_clips(study, results, kept)
@@ -75,6 +77,15 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
         say(f"{variant.name} seed {seed}: {result['seconds']:.0f} s; {len(waiting) - number} left, about "
             f"{(len(waiting) - number) * mean / 60:.0f} min")
     return results
+
+
+def _run(variant: Variant, seed: int, out: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    for _ in range(TRIES - 1):
+        try:
+            return run(variant, seed, out, folder)
+        except HopelessError as error:
+            say(f"{variant.name} seed {seed} begins again: {error}")
+    return run(variant, seed, out, folder)
 
 
 def _check_clips(study: Study, results: Sequence[Mapping[str, Any]], kept: Sequence[Path]) -> None:

@@ -26,12 +26,16 @@ from privfedtalk_flare.training.validation import FILE_NAME as VALIDATION
 AT_ONCE = 8
 """Most sites that are processes at the same time, each with about 1.2 GiB. It may be more than there are cores: the
 simulator starts a site that has to wait for its turn anew for every task."""
+_LOST = ("Communication error with client", "Subprocess died for client", "run_client_thread error")
+"""What FLARE 2.9's simulator says where it lost a site. It starts several at once, gives two of them one port now and
+then (in three of sixty runs), and starts none again: the round would wait for the site until its `timeout`."""
 _ENVIRONMENT = {"FL_LOG_LEVEL": str(Path(privfedtalk_flare.__file__).parent / "flare" / "console.json")}
 
 
 def run(variant: Variant, seed: int, out: Path, folder: Path) -> dict[str, Any]:
     """One run in `folder`, from its people, whom the runs of a study share in `out`, to what they measured: `seconds`,
-    `people` (site -> person -> row -> metric -> value) and the job's `summary`. Raises `RunError`."""
+    `people` (site -> person -> row -> metric -> value) and the job's `summary`. Raises `RunError`, and `HopelessError`
+    where the simulator lost a site."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     corpora, secret = prepare(variant.corpus, seed, out / "people"), secret_of(out)
@@ -86,7 +90,7 @@ class Simulation:
         for site in sites:
             write_whole(self.folder / "state" / site / NAMES_KEY, secret)
         return Command([Path(sys.executable).with_name("nvflare"), "simulator", self.folder / "study", "-w",
-                        self.workspace, "-c", ",".join(sites), "-t", at_once], self.folder / "log.txt")
+                        self.workspace, "-c", ",".join(sites), "-t", at_once], self.folder / "log.txt", _LOST)
 
     def results(self) -> dict[str, Any]:
         """site -> person -> row -> metric -> value, as each site has it for itself. Raises `RunError` where the job

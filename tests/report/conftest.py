@@ -32,7 +32,7 @@ def films(folder: Path, key: str, bright: float = 0.9) -> None:
 
 def a_summary() -> Summary:
     def rows(psnr: float) -> dict:
-        return {"psnr_mask": {"mean": psnr, "std": 1.0, "n": 4}, "sync": {"mean": 0.9, "std": None, "n": 4}}
+        return {"psnr_mask": {"mean": psnr, "std": 1.0, "n": 4}, "sync": {"mean": 0.9, "std": None, "n": 3}}
 
     rounds = [Round(number, {"receivers": 2.0 * number, "server": "unbounded", "server_and_site": None}, 1e-5, 0.01,
                     {"wall": 20.0, "aggregate": 0.5}, {site: {"weight": 0.5, "score": 0.8, "count": 4.0, "bytes_up":

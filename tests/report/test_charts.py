@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from privfedtalk_flare.report.charts import HEIGHT, WIDTH, intervals, lines
+from privfedtalk_flare.report.charts import HEIGHT, WIDTH, intervals, lines, standalone
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -51,6 +51,8 @@ def test_a_chart_is_as_wide_as_its_longest_name_needs() -> None:
     assert float(label.get("x")) >= 6 * len(name)  # pixels of its letters, which end there
     width = float(chart.find("svg").get("viewBox").split()[2])
     assert max(float(circle.get("cx")) for circle in chart.iter("circle")) < width
+    alone = ElementTree.fromstring(standalone(intervals({name: (1.0, 0.5, 1.5)}, "dB", [])))
+    assert float(alone.get("width")) == 1.5 * width
 
 
 def test_an_interval_that_is_clear_looks_otherwise_than_one_that_is_not() -> None:

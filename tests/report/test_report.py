@@ -40,9 +40,11 @@ def test_a_runs_page_has_films_tables_curves_and_what_was_promised(run: Path, ru
     assert_whole(page)
     assert page.count("<video") == 4 and page.count("data:video/mp4;base64,") == 4 and page.count("<img") == 2
     assert "site-1, person 0a" in page and page.count("<svg") == 7
-    for said in ("27.00 ± 1.00", "0.900", "Little is &lt;learnt&gt;.", "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
+    for said in ("27.00 ± 1.00", "<td>0.900 (n=3)</td>", "Little is &lt;learnt&gt;.",
+                 "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
                  "2 sites, 2 rounds of the shared adapter, 4 people measured.", "Loss of the shared adapter",
-                 "<td>4.00</td><td>none</td><td>-</td><td>0.010</td>", "none: unbounded", "; none for server",
+                 "<td>4.00</td><td>none</td><td>-</td><td>0.010</td>",
+                 "none: unbounded", "; none for server",
                  "<td>site-1</td><td>20.0</td><td>4.5</td><td>7,200,000</td><td>4,000,000</td>",
                  "<td>server</td><td></td><td></td><td></td><td></td><td>1.0</td><td>40.0</td>"):
         assert said in page, said

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -233,13 +235,34 @@ def test_a_study_that_is_told_to_end_leaves_no_process(number: signal.Signals, f
     assert waited_for(lambda: not processes_of(out), 5)
 
 
-def processes_of(out: Path) -> list[str]:
+def test_a_run_whose_simulator_loses_a_site_begins_again(out: Path, file: Path, tmp_path: Path) -> None:
+    content, said = yaml.safe_load(file.read_text(encoding="utf-8")), []
+    log = tmp_path / "out" / "runs" / "isfa-1" / "log.txt"
+    one = tmp_path / "one.yaml"
+    one.write_text(yaml.safe_dump({**content, "variants": {"isfa": {}}, "compare": []}), encoding="utf-8")
+
+    def lose_site_2() -> None:
+        assert waited_for(lambda: log.is_file() and "site-2: works on" in log.read_text(encoding="utf-8"), 120)
+        for process, line in processes_of(tmp_path / "out").items():
+            if "simulator_worker" in line and "workspace/site-2 " in line:
+                os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=lose_site_2)
+    killer.start()
+    (again,) = run_study(load_study(str(one)), tmp_path / "out", said.append)
+    killer.join()
+    (told,) = [line for line in said if "begins again" in line]
+    assert told.startswith("isfa seed 1 begins again:") and "with client site-2" in told and "log.txt" in told
+    assert len(again["people"]) == 2 and again["people"].keys() == result(out, "isfa")["people"].keys()
+
+
+def processes_of(out: Path) -> dict[int, str]:
     """Command lines, of any process of this machine, that name the folder of runs."""
-    lines = []
+    lines = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            lines.append(path.read_bytes().replace(b"\0", b" ").decode())
-    return [line for line in lines if f"{out}/runs/" in line]
+            lines[int(path.parent.name)] = path.read_bytes().replace(b"\0", b" ").decode()
+    return {process: line for process, line in lines.items() if f"{out}/runs/" in line}
 
 
 def waited_for(true: Callable[[], bool], seconds: float) -> bool:
