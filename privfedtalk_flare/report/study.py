@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
-from privfedtalk_flare.evaluation.table import VIEWS, number
 from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -16,52 +14,22 @@ from privfedtalk_flare.report.run import films_in
 from privfedtalk_flare.study.plan import POOLED
 from privfedtalk_flare.study.results import Results, metrics_of
 from privfedtalk_flare.study.runner import folder_of
-from privfedtalk_flare.study.tables import SHOWN, differences, heading, means
-from privfedtalk_flare.study.told import PAIRED, status
+from privfedtalk_flare.study.tables import SHOWN, differences, heading, means, rounds
+from privfedtalk_flare.study.told import PAIRED, ROUNDS, status
 
 
 def sections_of(results: Results, out: Path, weights: Path | None) -> list[Section]:
     """`out`: the study's folder, with a folder for each run; `weights` as `films.measure_each`."""
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
-    table, films = differences(results), _films(results, out)
+    table, weighed, films = differences(results), rounds(results), _films(results, out)
     return [Section("Results", texts=[status(results)], tables=[means(results)]),
             Section("Differences", texts=[PAIRED] if table[1] else [], tables=[table] if table[1] else [],
                     charts=_intervals(results)),
             Section("Every metric", tables=[means(results, metrics_of(results))]),
             measured(films, weights),
             _samples(films),
-            _rounds(results, out),
-            Section("Runs", tables=[_runs(results)], texts=[f"{len(results.study.variants)} variants."])]
-
-
-def _rounds(results: Results, out: Path) -> Section:
-    """How the sites of each variant were weighed, what that promised and what it moved: means over all its rounds."""
-    body = []
-    for name in results.variants:
-        if rounds := results.rounds(name):
-            good = results.study.variants[name].corpus.good
-            by_kind = [[told for one in rounds for site, told in one["sites"].items() if (site in good) == kind]
-                       for kind in (True, False)]
-            cells = [number(_mean(told[key] for told in sites if key in told), form) for key, form in
-                     (("weight", ".3f"), ("score", ".3f")) for sites in by_kind]
-            moved = [number(_mean(told[key] / 1e6 for sites in by_kind for told in sites), ".2f")
-                     for key in ("bytes_up", "bytes_down")]
-            body.append([name, *cells, *(number(rounds[-1]["epsilon"].get(view), ".2f") for view in VIEWS), *moved,
-                         *(number(_mean(one["seconds"][part] for one in rounds), form)
-                           for part, form in (("wall", ".0f"), ("aggregate", ".2f")))])
-    if not body:
-        return Section("Rounds")
-    head = ["", "weight", "weight, damaged", "score", "score, damaged",
-            *(f"epsilon {words}" for words in VIEWS.values()), "MB up", "MB down", "round s", "sum s"]
-    told = ("Of a site and round, means over all of a variant's; epsilon after the last round. One run's own page has "
-            f"them round by round: privfedtalk report {out / 'runs'}/VARIANT-SEED")
-    return Section("Rounds", [told], [(head, body)])
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return fmean(found) if found else None
+            Section("Rounds", texts=[ROUNDS] if weighed[1] else [], tables=[weighed] if weighed[1] else [])]
 
 
 def _samples(films: Mapping[str, Films]) -> Section:
@@ -96,9 +64,3 @@ def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]
                    for film in films_in(folder_of(out, variant, seed))
                    if film.site in (*variant.corpus.good, POOLED)}
             for name, variant in ((name, results.study.variants[name]) for name in results.variants)}
-
-
-def _runs(results: Results) -> tuple[list[str], list[list[str]]]:
-    body = [[name, str(seed), f"{run['seconds']:.0f}", str(sum(len(people) for people in run["people"].values()))]
-            for name in results.variants for seed, run in sorted(results.runs(name).items())]
-    return ["variant", "seed", "seconds", "people"], body

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from privfedtalk_flare.evaluation.summary import METRICS, digits
+from privfedtalk_flare.evaluation.table import VIEWS, number
 from privfedtalk_flare.study.plan import BACKBONE
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
@@ -62,6 +64,30 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
             cells = [_difference(one, name) for one, name in zip(found, known, strict=True)]
             lines.append([str(pair), *cells, *_size(found)])
     return ["", *map(heading, known), "people", "runs"], lines
+
+
+def rounds(results: Results) -> Table:
+    """How the sites of each variant were weighed, what that promised and what it moved: means over all its rounds."""
+    body = []
+    for name in results.variants:
+        if of := results.rounds(name):
+            good = results.study.variants[name].corpus.good
+            by_kind = [[told for one in of for site, told in one["sites"].items() if (site in good) == kind]
+                       for kind in (True, False)]
+            cells = [number(_mean(told[key] for told in sites if key in told), ".3f")
+                     for key in ("weight", "score") for sites in by_kind]
+            moved = [number(_mean(told[key] / 1e6 for sites in by_kind for told in sites), ".2f")
+                     for key in ("bytes_up", "bytes_down")]
+            body.append([name, *cells, *(number(of[-1]["epsilon"].get(view), ".2f") for view in VIEWS), *moved,
+                         *(number(_mean(one["seconds"][part] for one in of), form)
+                           for part, form in (("wall", ".0f"), ("aggregate", ".2f")))])
+    head = ["", "weight", "weight, damaged", "score", "score, damaged"]
+    return [*head, *(f"epsilon {words}" for words in VIEWS.values()), "MB up", "MB down", "round s", "sum s"], body
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
 
 
 def _promise(results: Results, variant: str) -> list[str] | None:

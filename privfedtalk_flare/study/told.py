@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from privfedtalk_flare.study.results import Results
-from privfedtalk_flare.study.tables import as_markdown, differences, means
+from privfedtalk_flare.study.tables import as_markdown, differences, means, rounds
 
 PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval: over runs, each "
           "with people of its own; where there is one run, over its people, which says nothing of other runs. Bold: "
           "several runs, and the interval leaves out 0; nothing is corrected for how many intervals there are, so one "
           "in twenty does by chance.")
+
+ROUNDS = ("How sites were weighed, what that promised and what it moved: means over a variant's sites and rounds, "
+          "damaged sites apart; epsilon after the last round. A run's own page has it round by round.")
 
 
 def status(results: Results) -> str:
@@ -19,7 +22,7 @@ def status(results: Results) -> str:
     return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{makers}; held-out clips, "
             f"row {study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where "
             "there are several, else over people. Lines of other people are not to be compared: the differences are. "
-            "The room that a metric has is what lies between `backbone` and `ground_truth`.")
+            "The room that a metric has is what lies between backbone and ground_truth.")
 
 
 def as_text(results: Results) -> str:
@@ -31,4 +34,7 @@ def as_text(results: Results) -> str:
     table = differences(results)
     if table[1]:
         parts += [PAIRED, as_markdown(table)]
+    weighed = rounds(results)
+    if weighed[1]:
+        parts += [ROUNDS, as_markdown(weighed)]
     return "\n\n".join(parts) + "\n"
