@@ -31,10 +31,7 @@ def as_text(results: Results) -> str:
     parts = [f"## {study.name}", study.question.strip(), status(results)]
     if results.variants:
         parts.append(as_markdown(means(results)))
-    table = differences(results)
-    if table[1]:
-        parts += [PAIRED, as_markdown(table)]
-    weighed = rounds(results)
-    if weighed[1]:
-        parts += [ROUNDS, as_markdown(weighed)]
+    for words, table in ((PAIRED, differences(results)), (ROUNDS, rounds(results))):
+        if table[1]:
+            parts += [words, as_markdown(table)]
     return "\n\n".join(parts) + "\n"
