@@ -164,7 +164,7 @@ def test_another_machine_goes_on_from_the_record(out: Path, file: Path, tmp_path
 
 
 def test_a_folder_is_one_studys_at_a_time(out: Path, file: Path) -> None:
-    with locked(out / "lock"), pytest.raises(SettingsError, match="another `privfedtalk study` is at work"):
+    with locked(out / "lock"), pytest.raises(SettingsError, match="is at work in this folder"):
         run_study(load_study(str(file)), out, print)
 
 
