@@ -107,7 +107,7 @@ def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file
     assert main(["study", str(file), "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "4 runs, 4 of them done already" in told and "| isfa - pooled |" in told
-    assert (out / "results.md").read_text(encoding="utf-8") in told
+    assert (out / "results.md").read_text(encoding="utf-8") in told and (out / "report.html").is_file()
     assert (out / "runs" / "isfa-1" / "result.json").stat().st_mtime_ns == stamp
 
 
