@@ -11,7 +11,7 @@ JOBS = ("privfedtalk", "privfedtalk_sealed", "backbone", "fedavg", "fedprox")
 """Names of `flare.recipe.VARIANTS`, here so that help needs no import; a test keeps them equal."""
 
 
-STUDIES = ("ablation", "heterogeneity", "methods", "privacy", "scale")
+STUDIES = ("ablation", "few", "heterogeneity", "methods", "privacy", "scale")
 """Names of `study/shipped/*.yaml`."""
 
 
