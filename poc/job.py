@@ -16,7 +16,8 @@ from pathlib import Path
 
 from nvflare.recipe import PocEnv, ProdEnv, SimEnv
 
-from privfedtalk_flare.evaluation.summary import load_summary, summary_table
+from privfedtalk_flare.evaluation.summary import load_summary
+from privfedtalk_flare.evaluation.table import render
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
 from privfedtalk_flare.settings import (
     DataSettings,
@@ -62,7 +63,7 @@ def main() -> int:
     if result is None:
         print(f"job {run.get_job_id()} left no result: {run.get_status()}", file=sys.stderr)
         return 1
-    print(summary_table(load_summary(Path(result))))
+    print(render(load_summary(Path(result))))
     return 0
 
 

@@ -11,7 +11,7 @@ JOBS = ("privfedtalk", "privfedtalk_sealed", "backbone", "fedavg", "fedprox")
 """Names of `flare.recipe.VARIANTS`, here so that help needs no import; a test keeps them equal."""
 
 
-STUDIES = ("ablation", "heterogeneity", "methods", "privacy", "scale")
+STUDIES = ("ablation", "few", "heterogeneity", "methods", "privacy", "scale")
 """Names of `study/shipped/*.yaml`."""
 
 
@@ -117,9 +117,10 @@ def _add_summary(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _summary(parsed: argparse.Namespace) -> None:
-    from privfedtalk_flare.evaluation.summary import load_summary, summary_table
+    from privfedtalk_flare.evaluation.summary import load_summary
+    from privfedtalk_flare.evaluation.table import render
 
-    print(summary_table(load_summary(parsed.path)))
+    print(render(load_summary(parsed.path)))
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -153,6 +154,7 @@ def _study(parsed: argparse.Namespace) -> None:
     from datetime import date
 
     from privfedtalk_flare.files import READABLE, write_whole
+    from privfedtalk_flare.report.command import report
     from privfedtalk_flare.report.record import record
     from privfedtalk_flare.study.plan import load_study
     from privfedtalk_flare.study.results import Results
@@ -165,6 +167,7 @@ def _study(parsed: argparse.Namespace) -> None:
     results = Results(study, run_study(study, out, lambda line: print(line, flush=True), values))
     text = as_text(results)
     print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
+    print(report(out, None, None))
     if parsed.record is not None:
         print(record(results, parsed.record, date.today()))
 

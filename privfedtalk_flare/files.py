@@ -18,10 +18,12 @@ READABLE = 0o644
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, wait: bool = True, inherited: bool = False) -> Iterator[None]:
     """Holds the lock file `path` alone, among all processes of this machine. Without `wait`, raises BlockingIOError
-    where another one holds it."""
+    where another one holds it. `inherited`: processes that are started meanwhile, with `close_fds=False`, hold it too,
+    and go on holding it should this one be killed."""
     with path.open("a") as file:
+        os.set_inheritable(file.fileno(), inherited)
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file closes
         yield
 

@@ -22,7 +22,7 @@ ROWS = ("ground_truth", "copy_reference", "backbone", "shared", "personalized")
 METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim": "SSIM\n\nup", "sync": "sync\n\nup",
            "sync_offset": "sync\noffset\ndown", "identity": "ident.\n\nup", "flicker": "flick.\ngrey\ndown",
            "flicker_gap": "flick.\ngap\ndown", "motion_ratio": "motion\nratio\nto 1",
-           "warp": "warp\ngrey\ndown", "jitter_ratio": "jitter\nratio\nto 1"}
+           "warp": "warp\ngrey\nto real", "jitter_ratio": "jitter\nratio\nto 1"}
 """Metrics in the order of the table, with their head: name, unit, direction; `evaluation.metrics` and `.temporal` have
 their definitions."""
 _THREE_DIGITS = ("ssim", "sync", "identity", "motion_ratio", "jitter_ratio")
@@ -212,10 +212,3 @@ def load_summary(run: Path | str) -> Summary:
     except (OSError, ValueError) as error:
         raise SummaryError(f"{run}: not readable as JSON ({error}); give the {FILE_NAME} of a run") from error
     return Summary.from_json(content, str(run))
-
-
-def summary_table(summary: Summary, width: int = 100) -> str:
-    """The summary as text: one table of rows by metrics, one of rounds, and what the epsilon means."""
-    from privfedtalk_flare.evaluation.table import render
-
-    return render(summary, width)

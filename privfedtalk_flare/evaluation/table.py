@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,7 +17,7 @@ VIEWS = {"receivers": "receiv", "server": "server", "server_and_site": "both"}
 """Who is looking, with the head of their column; `epsilon_words` explains it."""
 
 
-def render(summary: Summary, width: int) -> str:
+def render(summary: Summary, width: int = 100) -> str:
     """The whole summary, `width` columns wide at most, without colour."""
     parts: list[Table | str] = [*(_rows_and_words(summary.rows) if summary.rows else [])]
     if summary.rounds:
@@ -47,40 +47,60 @@ def _table(title: str) -> Table:
 
 
 def _rows(rows: Rows) -> Table:
-    table, count = _table("Held-out clips"), people(rows)
+    table = _table("Held-out clips")
     table.add_column("row", no_wrap=True)
     for name in _SHOWN:
         table.add_column(METRICS[name], justify="right", no_wrap=True)
-    for row in (r for r in ROWS if r in rows):
-        table.add_row(row, *(_cell(rows[row].get(name), name, count) for name in _SHOWN))
+    for row, cells in row_lines(rows, _SHOWN):
+        table.add_row(row, *("\n".join(parts) for parts in cells))
     return table
 
 
-def _cell(told: Mapping[str, float | None] | None, name: str, count: int) -> str:
-    """Mean above standard deviation; the number of people too where fewer than the row's have a value."""
+def row_lines(rows: Rows, metrics: Sequence[str]) -> list[tuple[str, list[list[str]]]]:
+    """A line a row: its name, then for each metric mean, standard deviation if known, and the number of people where
+    fewer than were measured have a value; "-" alone where there is none.
+
+    >>> row_lines({"shared": {"sync": {"mean": 0.5, "std": 0.25, "n": 3}}}, ["sync", "warp"])
+    [('shared', [['0.500', '0.250'], ['-']])]
+    """
+    count = people(rows)
+    return [(row, [_cell(rows[row].get(name), digits(name), count) for name in metrics])
+            for row in ROWS if row in rows]
+
+
+def _cell(told: Mapping[str, float | None] | None, decimals: int, count: int) -> list[str]:
     if told is None:
-        return f"{_MISSING}\n"
-    fewer = f"\nn={int(told['n'])}" if told["n"] < count else ""
-    return f"{told['mean']:.{digits(name)}f}\n{number(told['std'], f'.{digits(name)}f')}{fewer}"
+        return [_MISSING]
+    spread = [f"{told['std']:.{decimals}f}"] if told["std"] is not None else []
+    return [f"{told['mean']:.{decimals}f}", *spread, *([f"n={told['n']:.0f}"] if told["n"] < count else [])]
 
 
 def _rounds(rounds: list[Round]) -> Table:
-    """One line a site; what holds for the round stands in its first line."""
     table = _table("Rounds of the shared adapter")
-    for head in ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown",
-                 *(f"eps\n{name}" for name in VIEWS.values()), "SNR", "wall\ns", "sum\ns"):
+    for head in ROUND_HEADS:
         site = head == "site"
         table.add_column(head, justify="left" if site else "right", no_wrap=not site, overflow="fold")
-    for entry in rounds:
-        shared = [*(number(entry.epsilon.get(view), ".2f") for view in VIEWS),
-                  number(entry.snr, ".3f"), number(entry.seconds.get("wall"), ".1f"),
-                  number(entry.seconds.get("aggregate"), ".2f")]
-        for i, (site, told) in enumerate(sorted(entry.sites.items())):
-            up, down = (told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down"))
-            table.add_row(str(entry.round) if i == 0 else "", site, number(told.get("weight"), ".3f"),
-                          number(told.get("score"), ".3f"), number(told.get("count"), ".0f"), number(up, ".2f"),
-                          number(down, ".2f"), *(shared if i == 0 else [""] * len(shared)))
+    for cells in round_lines(rounds):
+        table.add_row(*cells)
     return table
+
+
+ROUND_HEADS = ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown",
+               *(f"eps\n{name}" for name in VIEWS.values()), "SNR", "wall\ns", "sum\ns")
+
+
+def round_lines(rounds: Sequence[Round]) -> list[list[str]]:
+    """The cells below `ROUND_HEADS`: one line a site; what holds for the round stands in its first line."""
+    lines = []
+    for entry in rounds:
+        whole = [*(number(entry.epsilon.get(view), ".2f") for view in VIEWS), number(entry.snr, ".3f"),
+                 number(entry.seconds.get("wall"), ".1f"), number(entry.seconds.get("aggregate"), ".2f")]
+        for i, (site, told) in enumerate(sorted(entry.sites.items())):
+            moved = [told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down")]
+            lines.append([str(entry.round) if i == 0 else "", site, number(told.get("weight"), ".3f"),
+                          number(told.get("score"), ".3f"), number(told.get("count"), ".0f"),
+                          *(number(value, ".2f") for value in moved), *(whole if i == 0 else [""] * len(whole))])
+    return lines
 
 
 def number(value: float | str | None, form: str) -> str:

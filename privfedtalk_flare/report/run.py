@@ -6,8 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Summary, digits
-from privfedtalk_flare.evaluation.table import VIEWS, epsilon_words, number, people, totals
+from privfedtalk_flare.evaluation.summary import METRICS, UNBOUNDED, Round, Summary
+from privfedtalk_flare.evaluation.table import (
+    ROUND_HEADS,
+    VIEWS,
+    epsilon_words,
+    people,
+    round_lines,
+    row_lines,
+    totals,
+)
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -23,7 +31,8 @@ def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Se
     """`folder`: where the sites' run folders may lie (a simulation, a POC); `weights` as `films.measure_each`."""
     films, work = films_in(folder), _work_in(folder)
     return [Section("Samples", films=films[:FILMS], texts=[] if films or work else [_AT_HOME]),
-            Section("Held-out clips", tables=[_rows(summary)] if summary.rows else []),
+            *([Section("Held-out clips", tables=[_rows(summary)], texts=[
+                f"Mean over {people(summary.rows)} people, standard deviation in brackets."])] if summary.rows else []),
             measured({"generated": {(0, film.person): film for film in films}}, weights),
             Section("Learning", charts=_learning(work)),
             Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary),
@@ -57,33 +66,13 @@ def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _rows(summary: Summary) -> Table:
     known = [name for name in METRICS if any(name in metrics for metrics in summary.rows.values())]
-    count = people(summary.rows)
-    body = [[row, *(_cell(summary.rows[row].get(name), name, count) for name in known)]
-            for row in ROWS if row in summary.rows]
+    body = [[row, *(f"{mean} ({', '.join(others)})" if others else mean for mean, *others in cells)]
+            for row, cells in row_lines(summary.rows, known)]
     return ["", *map(heading, known)], body
 
 
-def _cell(told: Mapping[str, float | None] | None, name: str, count: int) -> str:
-    """Mean and standard deviation; the number of people too where fewer than `count` have a value."""
-    if told is None:
-        return "-"
-    spread = f" ± {told['std']:.{digits(name)}f}" if told["std"] is not None else ""
-    fewer = f" (n={told['n']:.0f})" if told["n"] < count else ""
-    return f"{told['mean']:.{digits(name)}f}{spread}{fewer}"
-
-
-def _rounds(rounds: list[Round]) -> Table:
-    """One line a site; what holds for the round stands in its first line."""
-    body = []
-    for entry in rounds:
-        whole = [number(entry.epsilon.get(view), ".2f") for view in VIEWS]
-        whole += [number(entry.snr, ".3f"), *(number(entry.seconds.get(part), ".1f") for part in _SERVER)]
-        for first, (site, told) in enumerate(sorted(entry.sites.items())):
-            body.append([str(entry.round), site, *(number(told.get(key), form) for key, form in (
-                ("weight", ".3f"), ("score", ".3f"), ("count", ".0f"), ("bytes_up", ",.0f"), ("bytes_down", ",.0f"))),
-                *(whole if first == 0 else [""] * len(whole))])
-    return ["round", "site", "weight", "score", "clips", "bytes up", "bytes down",
-            *(f"epsilon {name}" for name in VIEWS.values()), "SNR", "wall s", "sum s"], body
+def _rounds(rounds: Sequence[Round]) -> Table:
+    return [" ".join(head.split()) for head in ROUND_HEADS], round_lines(rounds)
 
 
 _SERVER = ("wall", "aggregate")

@@ -38,7 +38,8 @@ def _samples(films: Mapping[str, Films]) -> Section:
     if not counted:
         return Section("Samples")
     chosen = max(sorted(counted), key=counted.__getitem__)
-    return Section("Samples", texts=[f"The same person of seed {chosen[0]}, as each variant makes them."],
+    return Section("Samples", texts=[f"The same person of seed {chosen[0]}, as each variant "
+                   "with the same clips makes them."],
                    films=[replace(of[chosen], caption=f"{name}: {of[chosen].caption}") for name, of in films.items()
                           if chosen in of])
 
@@ -59,8 +60,13 @@ def differing(results: Results, metric: str) -> Chart:
 
 def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]]:
     """Of each variant the films of all its runs, of people at undamaged sites as everywhere. A person has the same
-    opaque name in every run of a study."""
-    return {name: {(seed, film.person): film for seed in sorted(results.runs(name))
-                   for film in films_in(folder_of(out, variant, seed))
-                   if film.site in (*variant.corpus.good, POOLED)}
-            for name, variant in ((name, results.study.variants[name]) for name in results.variants)}
+    opaque name in every run of a study. Variants whose people have other clips than the first variant's are left out:
+    their films are of other words."""
+    variants = [results.study.variants[name] for name in results.variants]
+    first = variants[0].corpus
+    return {variant.name: {(seed, film.person): film for seed in sorted(results.runs(variant.name))
+                           for film in films_in(folder_of(out, variant, seed))
+                           if film.site in (*variant.corpus.good, POOLED)}
+            for variant in variants
+            if all(first.clips_at(site) == variant.corpus.clips_at(site)
+                   for site in set(first.good) & set(variant.corpus.good))}

@@ -29,8 +29,8 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
     A clip is damaged as it would be in life: frames and sound both as trained on and as held out; the aperture beside
     it stays that of the frames.
     """
-    rendered = {name: value for name, value in asdict(corpus).items() if name != "measured"}
-    made_from = json.dumps({**rendered, "seed": seed, "damages": STRENGTHS,
+    settings = {name: value for name, value in asdict(corpus).items() if name != "measured"}
+    made_from = json.dumps({**settings, "seed": seed, "damages": STRENGTHS,
                             "renderer": renderer_digest(Person.draw(seed, 0, corpus.accent))}, sort_keys=True)
     root = folder / f"{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:10]}"
     if (root / "whole.json").is_file():
@@ -47,10 +47,10 @@ def prepare(corpus: CorpusSpec, seed: int, folder: Path) -> Path:
                 if damage == "mixed" and clip % 2:  # every second clip is of somebody else
                     shown = Person.draw(seed, OTHERS + number * MOST_PEOPLE + index, corpus.accent)
                 rng = np.random.default_rng((seed, number, index, clip))
-                rendered = damaged(render_clip(shown, clip, corpus.seconds), damage, corpus.strength, rng)
+                made = damaged(render_clip(shown, clip, corpus.seconds), damage, corpus.strength, rng)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                save_aperture(path, rendered.aperture)
-                write_mp4(path, rendered.frames, rendered.audio, fps=FPS, metadata={"comment": "synthetic person"})
+                save_aperture(path, made.aperture)
+                write_mp4(path, made.frames, made.audio, fps=FPS, metadata={"comment": "synthetic person"})
     (root / "whole.json").write_text(made_from, encoding="utf-8")
     return root
 

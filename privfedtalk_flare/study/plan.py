@@ -175,32 +175,35 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
         raise SettingsError(f"{where}: row {row!r}; the choices are {', '.join(ROWS)}")
     base = _sections(content.get("job") or {}, RUNNABLE, f"{where}: job")
     people = _mapping(content.get("corpus") or {}, f"{where}: corpus")
-    variants: dict[str, Variant] = {}
-    for name, told in _mapping(content["variants"], f"{where}: variants").items():
-        place = f"{where}: variants.{name}"
-        if not _NAME.fullmatch(str(name)) or name == BACKBONE:
-            raise SettingsError(f"{place}: a variant's name is made of letters, digits, spaces and + - . and is not "
-                                f"{BACKBONE}")
-        told = told or {}
-        _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), place)
-        own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, place)
-        merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in {**base, **own}}
-        corpus = parse(CorpusSpec, {**people, **_mapping(told.get("corpus") or {}, f"{place}.corpus")},
-                       f"{place}.corpus")
-        method = told.get("method", "federated")
-        if method not in METHODS:
-            raise SettingsError(f"{place}.method: {method!r}; the choices are {', '.join(METHODS)}")
-        _check_corpus(corpus, f"{place}.corpus")
-        variant = Variant(str(name), method, told.get("aggregator", ""), corpus, merged,
-                          _seeds(told["seeds"], place) if "seeds" in told else seeds)
-        _check_training(variant, place)
-        _check_row(variant, row, place)
-        variants[variant.name] = variant
-    told = content.get("compare") or []
-    if not isinstance(told, list):
-        raise SettingsError(f"{where}: compare {told!r:.60} must be a list")
-    compare = tuple(_comparison(pair, variants, f"{where}: compare") for pair in told)
+    variants = {str(name): _variant(str(name), told or {}, base, people, seeds, f"{where}: variants.{name}")
+                for name, told in _mapping(content["variants"], f"{where}: variants").items()}
+    for variant in variants.values():
+        _check_row(variant, row, f"{where}: variants.{variant.name}")
+    pairs = content.get("compare") or []
+    if not isinstance(pairs, list):
+        raise SettingsError(f"{where}: compare {pairs!r:.60} must be a list")
+    compare = tuple(_comparison(pair, variants, f"{where}: compare") for pair in pairs)
     return Study(str(content["name"]), str(content["question"]), row, variants, compare, source)
+
+
+def _variant(name: str, told: Any, base: Mapping[str, Mapping[str, Any]], people: Mapping[str, Any],
+             seeds: tuple[int, ...], where: str) -> Variant:
+    """What the study says of one variant, on top of what it says of all: `base`, `people` and `seeds`."""
+    if not _NAME.fullmatch(name) or name == BACKBONE:
+        raise SettingsError(f"{where}: a variant's name is made of letters, digits, spaces and + - . and is not "
+                            f"{BACKBONE}")
+    _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), where)
+    own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, where)
+    merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in {**base, **own}}
+    corpus = parse(CorpusSpec, {**people, **_mapping(told.get("corpus") or {}, f"{where}.corpus")}, f"{where}.corpus")
+    method = told.get("method", "federated")
+    if method not in METHODS:
+        raise SettingsError(f"{where}.method: {method!r}; the choices are {', '.join(METHODS)}")
+    _check_corpus(corpus, f"{where}.corpus")
+    variant = Variant(name, method, told.get("aggregator", ""), corpus, merged,
+                      _seeds(told["seeds"], where) if "seeds" in told else seeds)
+    _check_training(variant, where)
+    return variant
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
@@ -252,7 +255,7 @@ def as_plain(variant: Variant) -> dict[str, Any]:
 def _check_training(variant: Variant, where: str) -> None:
     recipe = recipe_of(variant, 0)
     if variant.aggregator:
-        module, _, name = variant.aggregator.rpartition(".")
+        module, _, name = str(variant.aggregator).rpartition(".")
         try:
             found = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:

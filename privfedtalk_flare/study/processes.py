@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 POLL = 0.1
 """Seconds between two looks at what runs."""
 
@@ -36,8 +38,8 @@ def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, 
     """Runs the commands to their ends, at most `beside` at once. Raises `RunError` as soon as one fails, and
     `HopelessError` as soon as one is hopeless.
 
-    Each has a process group of its own, which is killed when it ends, and when this is left by an exception: FLARE's
-    simulator may leave processes of its own behind.
+    Each has a process group of its own, which is killed when it ends, and what it started with it when this is left by
+    an exception: FLARE's simulator may leave processes of its own behind.
     """
     waiting, running = list(commands), []
     try:
@@ -47,25 +49,26 @@ def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, 
             time.sleep(POLL)
             for command, process in [one for one in running if one[1].poll() is not None]:
                 running.remove((command, process))
-                _kill_group(process)
+                _kill(process)
                 if process.returncode:
                     raise RunError(f"`{command.words[0]}` ended with exit code {process.returncode}; see {command.log}")
             for command, _ in running:
                 _check(command)
     finally:
         for _, process in running:
-            _kill_group(process)
+            _kill(process)
 
 
 @contextlib.contextmanager
 def terminated_in_order() -> Iterator[None]:
     """SIGTERM, and the SIGHUP of a terminal that closes, raise SystemExit while this holds, so that every `finally` is
-    reached; main thread alone."""
+    reached; main thread alone. What is ignored, as SIGHUP under `nohup`, stays so."""
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:
@@ -76,7 +79,8 @@ def terminated_in_order() -> Iterator[None]:
 def _start(command: Command, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     with command.log.open("wb") as output:
         return subprocess.Popen([str(word) for word in command.words], stdin=subprocess.DEVNULL, stdout=output,
-                                stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True)
+                                stderr=subprocess.STDOUT, env={**os.environ, **environment}, start_new_session=True,
+                                close_fds=False)  # what is inheritable is a lock, held until the last of them ends
 
 
 def _check(command: Command) -> None:
@@ -86,7 +90,11 @@ def _check(command: Command) -> None:
             raise HopelessError(f"{line.strip()} ({command.log})")
 
 
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Its group, and what it started, as FLARE's simulator gives each site a group of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -14,14 +14,15 @@ import privfedtalk_flare
 from privfedtalk_flare.flare.recipe import CUSTOM
 from privfedtalk_flare.generator.codec import multiplies_bf16
 
-NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "flare", "generator", "privacy", "training",
-           "study/alone.py", "study/controls.py", "study/people.py")
+NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "flare", "generator", "privacy",
+           "reliability.py", "training", "study/alone.py", "study/controls.py", "study/people.py")
 """Modules and folders of the package that decide numbers."""
 
 
 def made_by() -> dict[str, str]:
-    """`code`: eight hex digits of what the code says, whatever its layout and comments; `torch`: its version; `device`:
-    where it computes. Codec and training differ in the last bits, and bf16 in more, from one device to another.
+    """`code`: eight hex digits of what the code says, whatever its layout and comments (as one version of Python reads
+    it; another may say other digits); `torch`: its version; `device`: where it computes. Codec and training differ in
+    the last bits, and bf16 in more, from one device to another.
 
     Read anew each time: a run starts processes of its own, from the code that lies there then."""
     package = Path(privfedtalk_flare.__file__).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS
@@ -21,18 +21,20 @@ _SAME = 1e-3
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `people`, with the ends of its 95 % interval (nan where one value is all there is), and the mean of
-    each seed by itself."""
+    each seed by itself. `alike`: not a difference between runs of other code, or on another kind of machine."""
 
     mean: float
     low: float
     high: float
     people: int
     by_seed: dict[int, float]
+    alike: bool = True
 
     @property
     def settled(self) -> bool:
-        """Whether the interval leaves out 0. One run settles nothing: its people share one adapter and one noise."""
-        return len(self.by_seed) > 1 and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves out 0. One run settles nothing: its people share one adapter and one noise. Nor
+        do runs that differ in what made them."""
+        return self.alike and len(self.by_seed) > 1 and (self.low > 0 or self.high < 0)
 
 
 def estimate(values: Mapping[tuple[int, str], float]) -> Estimate | None:
@@ -116,7 +118,13 @@ class Results:
         other = (self.values(pair.first, metric, BACKBONE, sites) if pair.second == BACKBONE
                  else self.values(pair.second, metric, row, sites))
         self._same_clips(pair, one.keys() & other.keys())
-        return estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
+        found = estimate({at: one[at] - other[at] for at in one.keys() & other.keys()})
+        return None if found is None else replace(found, alike=self._alike(pair))
+
+    def _alike(self, pair: Comparison) -> bool:
+        """Whether each seed's two runs were made by the same code, on the same kind of machine."""
+        first, second = (self.runs(name) for name in (pair.first, pair.variants[-1]))
+        return all(first[seed]["made_by"] == second[seed]["made_by"] for seed in first.keys() & second.keys())
 
     def _same_clips(self, pair: Comparison, people: Iterable[tuple[int, str]]) -> None:
         """Copies of a still picture depend on the clips alone, and those on the study, the seed, and the libraries that

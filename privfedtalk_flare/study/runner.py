@@ -41,11 +41,11 @@ def run_study(study: Study, out: Path, say: Callable[[str], None], record: Path 
                             "another --out")
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(out / "lock", wait=False), terminated_in_order():
+        with locked(out / "lock", wait=False, inherited=True), terminated_in_order():
             return _run_all(study, out, say, record)
     except BlockingIOError as error:
-        raise SettingsError(f"{out}: another `privfedtalk study` is at work in this folder; wait for it, or give "
-                            "another --out") from error
+        raise SettingsError(f"{out}: another `privfedtalk study`, or what is left of one, is at work in this "
+                            "folder; wait for it, or give another --out") from error
 
 
 def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path | None) -> list[dict[str, Any]]:

@@ -62,7 +62,8 @@ def differences(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
         found = [results.compared(pair, name) for name in known]
         if any(one is not None for one in found):
             cells = [_difference(one, name) for one, name in zip(found, known, strict=True)]
-            lines.append([str(pair), *cells, *_size(found)])
+            alike = all(one is None or one.alike for one in found)
+            lines.append([str(pair) if alike else f"{pair} (other makers)", *cells, *_size(found)])
     return ["", *map(heading, known), "people", "runs"], lines
 
 

@@ -8,7 +8,7 @@ from privfedtalk_flare.study.tables import as_markdown, differences, means, roun
 PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval: over runs, each "
           "with people of its own; where there is one run, over its people, which says nothing of other runs. Bold: "
           "several runs, and the interval leaves out 0; nothing is corrected for how many intervals there are, so one "
-          "in twenty does by chance.")
+          "in twenty does by chance. Never bold: runs that other code made, or another kind of machine.")
 
 ROUNDS = ("How sites were weighed, what that promised and what it moved: means over a variant's sites and rounds, "
           "damaged sites apart; epsilon after the last round. A run's own page has it round by round.")

@@ -20,9 +20,9 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from privfedtalk_flare.evaluation.summary import Summary, load_summary
+from privfedtalk_flare.study.results import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 AT_LEAST, ABOVE, AT_MOST = "at least", "above", "at most"
@@ -44,7 +44,7 @@ class Bar:
         if not math.isfinite(mean):
             return False
         kept = {AT_LEAST: mean >= self.bound, ABOVE: mean > self.bound, AT_MOST: mean <= self.bound}[self.side]
-        return kept and (not self.interval or mean - half_width(values) > 0)
+        return kept and (not self.interval or estimate({(run, ""): value for run, value in enumerate(values)}).settled)
 
 
 def mean_of(summary: Summary, row: str, metric: str) -> float:
@@ -90,12 +90,6 @@ WITHOUT_DP = (Bar("shared above backbone, PSNR mask", above("shared", "backbone"
 def spread(values: Sequence[float]) -> float:
     """Standard deviation over seeds (n - 1), 0 for one seed."""
     return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean (Student's t); infinite for one seed."""
-    count = len(values)
-    return float(stats.t.ppf(0.975, count - 1)) * spread(values) / math.sqrt(count) if count > 1 else math.inf
 
 
 def run_seed(job: Path, folder: Path, seed: int, dp: bool, sites: int) -> Summary:

@@ -17,8 +17,8 @@ from privfedtalk_flare.evaluation.summary import (
     pool_rows,
     save_summary,
     site_rows,
-    summary_table,
 )
+from privfedtalk_flare.evaluation.table import render
 
 VALUE = {"mean": 0.5, "std": 0.25, "n": 4}
 
@@ -136,7 +136,7 @@ def test_several_runs_are_named(tmp_path):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_shows_everything_once(width):
-    text = summary_table(example(), width)
+    text = render(example(), width)
     assert text.count("Held-out clips") == text.count("Rounds of the shared adapter") == 1
     assert all(sum(line.split()[:1] == [row] for line in text.splitlines()) == 1 for row in ROWS)
     assert "0.500" in text and "0.250" in text and "6.98" in text and "0.875" in text and "0.012" in text
@@ -150,13 +150,13 @@ def test_the_table_shows_everything_once(width):
 def test_a_sealed_or_unprotected_run_shows_no_made_up_number():
     sealed = Round(1, {"receivers": "unbounded", "server": None, "server_and_site": "unbounded"}, None, None, {},
                    {"site-1": {"bytes_up": 1, "bytes_down": 1}})
-    text = summary_table(example(rounds=[sealed], bytes_per_value=None, values=None))
+    text = render(example(rounds=[sealed], bytes_per_value=None, values=None))
     assert "unbounded, in that view no epsilon" in text and "public metadata" not in text
     open_run = dataclasses.replace(sealed, epsilon=dict.fromkeys(("receivers", "server", "server_and_site")))
-    assert "No differential privacy" in summary_table(example(rounds=[open_run]))
+    assert "No differential privacy" in render(example(rounds=[open_run]))
 
 
 def test_a_metric_that_fewer_people_have_says_so():
     rows = {"shared": {"sync": VALUE, "flicker": {**VALUE, "n": 3}}}
-    text = summary_table(example(rows=rows, rounds=[]))
+    text = render(example(rows=rows, rounds=[]))
     assert "n=3" in text and "n=4" not in text and "over 4 people" in text and "Rounds of" not in text

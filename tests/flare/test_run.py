@@ -14,7 +14,8 @@ from safetensors import safe_open
 from simulation import BRIEF, Run, simulate
 
 from privfedtalk_flare.encryption.keys import load_public
-from privfedtalk_flare.evaluation.summary import ROWS, load_summary, summary_table
+from privfedtalk_flare.evaluation.summary import ROWS, load_summary
+from privfedtalk_flare.evaluation.table import render
 from privfedtalk_flare.flare.recipe import PrivFedTalkRecipe
 from privfedtalk_flare.settings import AdapterSettings, DataSettings, PrivacySettings, RoundSettings
 
@@ -91,7 +92,7 @@ def test_the_summary_has_every_row_and_round(run: Run) -> None:
     assert len(summary.videos) == len(summary.adapters) == 4
     assert summary.settings["sigma"] == 1.0 and summary.settings["C"] == PrivacySettings().clip_norm
     assert not summary.notes
-    assert "personalized" in summary_table(summary)
+    assert "personalized" in render(summary)
 
 
 def test_named_files_exist(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import stat
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.study.plan import as_plain, load_study
 
 
 def assert_whole(page: str) -> None:
@@ -40,8 +43,8 @@ def test_a_runs_page_has_films_tables_curves_and_what_was_promised(run: Path, ru
     assert_whole(page)
     assert page.count("<video") == 4 and page.count("data:video/mp4;base64,") == 4 and page.count("<img") == 2
     assert "site-1, person 0a" in page and page.count("<svg") == 7
-    for said in ("27.00 ± 1.00", "<td>0.900 (n=3)</td>", "Little is &lt;learnt&gt;.",
-                 "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
+    for said in ("<td>27.00 (1.00)</td>", "<td>0.900 (n=3)</td>", "<td>3.60</td><td>2.00</td>",
+                 "Little is &lt;learnt&gt;.", "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
                  "2 sites, 2 rounds of the shared adapter, 4 people measured.", "Loss of the shared adapter",
                  "<td>4.00</td><td>none</td><td>-</td><td>0.010</td>",
                  "none: unbounded", "; none for server",
@@ -70,6 +73,19 @@ def test_a_studys_page_has_its_answers_and_the_same_clips_by_each_variant(study_
     assert "95 % interval" in page and "<svg" in page
     cells = ["a", "0.500", "-", "0.800", "-", "4.00", "none", "-", "3.60", "2.00", "20", "0.50"]  # nobody is damaged
     assert re.sub(r"\s+", "", "".join(f"<td>{cell}</td>" for cell in cells)) in re.sub(r"\s+", "", page)
+
+
+def test_films_of_other_clips_are_not_shown_as_the_same(study: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(study, tmp_path / "study")
+    content = yaml.safe_load((copy / "study.yaml").read_text(encoding="utf-8"))
+    content["variants"]["b"] = {"corpus": {"clips": [5]}}
+    (copy / "study.yaml").write_text(yaml.safe_dump({**content, "compare": []}), encoding="utf-8")
+    for path in copy.glob("runs/b-*/result.json"):
+        made = as_plain(load_study(str(copy / "study.yaml")).variants["b"])
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "made_from": made}))
+    assert main(["report", str(copy)]) == 0
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert "a: site-1, person 0a" in page and "b: site-1, person 0a" not in page and page.count("<video") == 2
 
 
 def test_tables_carry_their_markdown_and_latex(study_page: str) -> None:

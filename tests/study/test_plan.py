@@ -57,6 +57,7 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"corpus": [1]}, "corpus: expected a mapping"),
     ({"corpus": {"people": 1500}}, "people"),
     ({"variants": {"one": {"aggregator": "nope.Nope"}}}, "one.aggregator: 'nope.Nope' cannot be loaded"),
+    ({"variants": {"one": {"aggregator": 3}}}, "one.aggregator: 3 cannot be loaded"),
     ({"variants": {"one": {"aggregator": "pathlib.Path"}}}, "pathlib.Path is no subclass of study.controls.Control"),
     ({"variants": {"one": {"method": "pooled", "privacy": {"mechanism": "gaussian"}}}},
      "there is no aggregator and no noise"),

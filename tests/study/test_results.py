@@ -106,6 +106,15 @@ def test_a_person_measured_on_two_clips_is_no_pair() -> None:
         Results(STUDY, runs).compared(Comparison("one", "two"), "psnr_mask")
 
 
+def test_a_difference_between_runs_of_other_code_says_so_and_is_never_settled() -> None:
+    runs = [result(name, seed, {"site-1": {"a": value + 0.01 * seed}}) for name, value in (("one", 21.0), ("two", 20.0))
+            for seed in (1, 2)]
+    assert differences(Results(STUDY, runs))[1][0][:2] == ["one - two", "**+1.00 [+1.00, +1.00]**"]
+    runs[0]["made_by"] = {"code": "ffff", "torch": "2"}
+    assert differences(Results(STUDY, runs))[1][0][:2] == ["one - two (other makers)", "+1.00 [+1.00, +1.00]"]
+    assert differences(Results(STUDY, runs))[1][1][0] == "two - backbone"
+
+
 def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     head, lines = differences(RESULTS)
     assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",

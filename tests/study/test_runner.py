@@ -107,7 +107,7 @@ def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file
     assert main(["study", str(file), "--out", str(out)]) == 0
     told = capsys.readouterr().out
     assert "4 runs, 4 of them done already" in told and "| isfa - pooled |" in told
-    assert (out / "results.md").read_text(encoding="utf-8") in told
+    assert (out / "results.md").read_text(encoding="utf-8") in told and (out / "report.html").is_file()
     assert (out / "runs" / "isfa-1" / "result.json").stat().st_mtime_ns == stamp
 
 
@@ -164,7 +164,7 @@ def test_another_machine_goes_on_from_the_record(out: Path, file: Path, tmp_path
 
 
 def test_a_folder_is_one_studys_at_a_time(out: Path, file: Path) -> None:
-    with locked(out / "lock"), pytest.raises(SettingsError, match="another `privfedtalk study` is at work"):
+    with locked(out / "lock"), pytest.raises(SettingsError, match="is at work in this folder"):
         run_study(load_study(str(file)), out, print)
 
 

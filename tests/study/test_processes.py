@@ -1,0 +1,68 @@
+"""Processes that a study starts: held together by its lock, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from privfedtalk_flare.files import locked
+from privfedtalk_flare.study.processes import Command, HopelessError, run_all, terminated_in_order
+
+HOLDING = """
+import sys
+from pathlib import Path
+from privfedtalk_flare.files import locked
+from privfedtalk_flare.study.processes import Command, run_all
+with locked(Path(sys.argv[1]), inherited=True):
+    run_all([Command([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
+                     Path(sys.argv[2]))], 1, {})
+"""
+LEAVING = ("import subprocess, sys, time; "
+           "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=True); "
+           "print(child.pid, 'lost', flush=True); time.sleep(60)")
+
+
+def waited_for(path: Path) -> str:
+    until = time.monotonic() + 20
+    while time.monotonic() < until and not (path.is_file() and path.read_text().endswith("\n")):
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def test_a_lock_is_held_as_long_as_what_was_started_under_it(tmp_path: Path) -> None:
+    lock, log = tmp_path / "lock", tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(lock), str(log)]) as process:
+        assert waited_for(log) == "up\n"
+        (left,) = psutil.Process(process.pid).children()
+        process.kill()
+    with pytest.raises(BlockingIOError), locked(lock, wait=False):
+        pass
+    left.kill()
+    psutil.wait_procs([left], 5)
+    with locked(lock, wait=False):
+        pass
+
+
+def test_what_a_hopeless_command_started_in_a_session_of_its_own_ends_with_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(HopelessError, match="lost"):
+        run_all([Command([sys.executable, "-c", LEAVING], log, ("lost",))], 1, {})
+    started = int(log.read_text().split()[0])
+    assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_hangup_that_is_ignored_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminated_in_order():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
