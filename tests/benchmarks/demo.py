@@ -44,7 +44,7 @@ class Bar:
         if not math.isfinite(mean):
             return False
         kept = {AT_LEAST: mean >= self.bound, ABOVE: mean > self.bound, AT_MOST: mean <= self.bound}[self.side]
-        return kept and (not self.interval or estimate({(run, ""): value for run, value in enumerate(values)}).settled)
+        return kept and (not self.interval or estimate({(run, ""): value for run, value in enumerate(values)}).low > 0)
 
 
 def mean_of(summary: Summary, row: str, metric: str) -> float:

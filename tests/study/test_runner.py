@@ -164,7 +164,8 @@ def test_another_machine_goes_on_from_the_record(out: Path, file: Path, tmp_path
 
 
 def test_a_folder_is_one_studys_at_a_time(out: Path, file: Path) -> None:
-    with locked(out / "lock"), pytest.raises(SettingsError, match="is at work in this folder"):
+    said = "another `privfedtalk study`, or what is left of one, is at work in this folder"
+    with locked(out / "lock"), pytest.raises(SettingsError, match=said):
         run_study(load_study(str(file)), out, print)
 
 
