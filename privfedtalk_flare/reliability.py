@@ -1,8 +1,8 @@
 """Reliability: how far a site's freshly trained adapter can be trusted, measured on its own held-out windows.
 
-Two signals and their mixture (PROTOCOL, Reliability; the paper's s_k = alpha ID + (1 - alpha) TS), and a third one on
-demand, for what the two cannot see: sound that does not belong to its frames. Pure numpy, and fail-closed: whatever
-cannot be measured, or is not finite, scores 0, so a broken adapter never gains weight.
+Two signals and their mixture (the paper's s_k = alpha ID + (1 - alpha) TS), and a third one on demand, for what the two
+cannot see: sound that does not belong to its frames. Pure numpy, and fail-closed: whatever cannot be measured, or is
+not finite, scores 0, so a broken adapter never gains weight.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ class EncryptionSettings:
 
 
 PHASES = ("backbone", "adapter", "personalize", "validate")
-"""PROTOCOL's order: each phase works on what those before it left."""
+"""In their order: each phase works on what those before it left."""
 COMPONENTS = ("codec", "identity", "denoiser")
 """The backbone's parts in order: the denoiser works on the codec's latents."""
 

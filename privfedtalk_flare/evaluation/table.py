@@ -111,7 +111,7 @@ def number(value: float | str | None, form: str) -> str:
 
 
 def epsilon_words(summary: Summary) -> list[str]:
-    """What the last round's epsilon covers; its own words say what not (PROTOCOL, "The privacy account")."""
+    """What the last round's epsilon covers; its own words say what not (accountant.View)."""
     last = summary.rounds[-1]
     stated = {view: value for view, value in last.epsilon.items() if value is not None}
     if not stated:

@@ -1,4 +1,4 @@
-"""The last filter of every result: what may leave a site, and nothing else (PROTOCOL, "What may leave a site")."""
+"""The last filter of every result: what may leave a site (README, "How one round protects a person"), nothing else."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ TASK_PERSONALIZE = "personalize"
 TASK_VALIDATE = "validate"
 TASKS = (TASK_BACKBONE, TASK_ADAPTER, TASK_PERSONALIZE, TASK_VALIDATE)
 
-# Header of a task, echoed by every reply (PROTOCOL: "check header").
+# Header of a task, echoed by every reply: both ends check that they mean the same round.
 JOB = "job"
 ROUND = "round"
 NONCE = "nonce"

@@ -1,6 +1,6 @@
 """The steps of the shared adapter: what the server says about them, and what a site checks before it follows one.
 
-A receiver refuses a step that is longer than clipped and noised updates can make it (PROTOCOL, "Norm check"): a site
+A receiver refuses a step that is longer than clipped and noised updates can make it: a site
 that sent more than it may, or a sum that went wrong. As a server could learn about the adapter from which sums are
 refused, a site that refused one takes part in nothing until its operator has looked.
 """

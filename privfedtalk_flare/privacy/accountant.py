@@ -84,7 +84,7 @@ class View:
 
 def views(releases: Sequence[Release], delta: float, *, encrypted: bool = True, server_learns_theta: bool = True,
           tight: bool = True) -> dict[str, View]:
-    """Epsilon of all `releases` together, for each observer (PROTOCOL, "The privacy account").
+    """Epsilon of all `releases` together, for each observer (privacy/THREATS.md says who they are).
 
     `receivers`: the other sites and whoever is given the adapter. `server_and_site`: the server with one colluding
     site, which holds the shared key and opens each upload. `server`: the server alone; it sees scores and clip bits

@@ -20,15 +20,28 @@ NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "fla
 
 
 def made_by() -> dict[str, str]:
-    """`code`: eight hex digits of what the code says, whatever its layout and comments (as one version of Python reads
-    it; another may say other digits); `torch`: its version; `device`: where it computes. Codec and training differ in
-    the last bits, and bf16 in more, from one device to another.
+    """`code`: eight hex digits of what the code says, whatever its layout, comments and docstrings (as one version of
+    Python reads it; another may say other digits); `torch`: its version; `device`: where it computes. Codec and
+    training differ in the last bits, and bf16 in more, from one device to another.
 
     Read anew each time: a run starts processes of its own, from the code that lies there then."""
     package = Path(privfedtalk_flare.__file__).parent
     places = [*(package / name for name in NUMBERS), Path(str(resources.files(CUSTOM)))]
     files = sorted(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))
-    said = "\n".join(ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    said = "\n".join(_said(file) for file in files)
     device = (torch.cuda.get_device_name() if torch.cuda.is_available()
               else "processor with bf16" if multiplies_bf16() else "processor without bf16")
     return {"code": hashlib.sha256(said.encode()).hexdigest()[:8], "torch": torch.__version__, "device": device}
+
+
+def _said(file: Path) -> str:
+    """A module's syntax tree as text, without strings that stand by themselves: they are documentation."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

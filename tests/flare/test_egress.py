@@ -43,7 +43,7 @@ LISTED = {
     p.TASK_PERSONALIZE: {*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.ADAPTERS},
     p.TASK_VALIDATE: {*p.HEADER, p.BUSY, p.SNR, p.IDENTITIES, p.VIDEOS},
     p.TASK_BACKBONE: {*p.HEADER, p.PHASE, p.COUNT, p.LOSS, p.BUSY}}
-"""PROTOCOL's list, written down again: a key that slips into the filter's own shows up here."""
+"""What may leave a site, written down again: a key that slips into the filter's own shows up here."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def values(tree: Any) -> Iterator[Any]:
 
 
 def check_nothing_unlisted(out: Shareable, task: str) -> None:
-    """Fails unless `out` holds what PROTOCOL lists for `task`, made of plain types, and no private word or number."""
+    """Fails unless `out` holds what LISTED has for `task`, made of plain types, and no private word or number."""
     assert type(out) is Shareable and set(out) == {"DXO", ReservedHeaderKey.HEADERS}
     assert set(out[ReservedHeaderKey.HEADERS]) <= {ReservedHeaderKey.RC, ReservedHeaderKey.CONTENT_TYPE}
     assert set(out["DXO"]) == {"kind", "data", "meta"}

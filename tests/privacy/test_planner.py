@@ -69,7 +69,7 @@ def test_the_noise_of_a_sample_is_enough_and_hardly_more(epsilon, rounds, rate):
 
 @pytest.mark.parametrize("rate", [1.0, 0.25])
 def test_snr_is_what_sites_would_measure_if_all_people_pulled_one_way(rate):
-    """Signal and noise drawn as PROTOCOL says: v_i = 1/(q m), noise sigma C/(q m) on a coordinate, K sites averaged."""
+    """As a site draws them: people weigh v_i = 1/(q m), noise is sigma C/(q m) on a coordinate, K sites averaged."""
     rng = np.random.default_rng(5)
     sites, m, size, sigma, clip, draws = 3, 8, 400, 1.7, 0.004, 2000
     direction = rng.normal(size=size)
