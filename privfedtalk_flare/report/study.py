@@ -11,7 +11,7 @@ from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
 from privfedtalk_flare.report.run import films_in
-from privfedtalk_flare.study.plan import POOLED
+from privfedtalk_flare.study.plan import POOLED, undamaged, unlike
 from privfedtalk_flare.study.results import Results, metrics_of
 from privfedtalk_flare.study.runner import folder_of
 from privfedtalk_flare.study.tables import SHOWN, differences, heading, means, rounds
@@ -68,5 +68,4 @@ def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]
                            for film in films_in(folder_of(out, variant, seed))
                            if film.site in (*variant.corpus.good, POOLED)}
             for variant in variants
-            if all(first.clips_at(site) == variant.corpus.clips_at(site)
-                   for site in set(first.good) & set(variant.corpus.good))}
+            if not unlike(first, variant.corpus, sites=undamaged(first, variant.corpus))}

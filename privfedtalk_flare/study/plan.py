@@ -24,7 +24,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,6 +86,16 @@ class CorpusSpec:
     def good(self) -> list[str]:
         """The sites that are not damaged."""
         return self.names[:self.sites - self.damaged]
+
+
+def undamaged(*corpora: CorpusSpec) -> list[str]:
+    """The sites that none of them damages."""
+    return min((corpus.good for corpus in corpora), key=len)
+
+
+def unlike(*corpora: CorpusSpec, sites: Iterable[str]) -> list[str]:
+    """Those of `sites` where the same people have other clips in one of them than in another."""
+    return [site for site in sites if len({corpus.clips_at(site) for corpus in corpora}) > 1]
 
 
 @dataclass(frozen=True)
@@ -223,10 +233,10 @@ def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Compa
     if len(rest) > 1 or not (isinstance(sites, list) and all(site in known for site in sites)):
         raise SettingsError(f"{where}: {rest[-1]!r}; give a list of {', '.join(known)}, then a row "
                             f"({', '.join(ROWS)})")
-    for site in sites or [one for one in known if all(one in variant.corpus.good for variant in of)]:
-        if len({variant.corpus.clips_at(site) for variant in of}) > 1:
-            raise SettingsError(f"{where}: {first} and {second} measure other clips at {site}; compare them at sites "
-                                "where `clips`, `seconds`, `accent` and damage are the same")
+    corpora = [variant.corpus for variant in of]
+    if other := unlike(*corpora, sites=sites or undamaged(*corpora)):
+        raise SettingsError(f"{where}: {first} and {second} measure other clips at {other[0]}; compare them at sites "
+                            "where `clips`, `seconds`, `accent` and damage are the same")
     return Comparison(first, second, tuple(sites), row)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS
-from privfedtalk_flare.study.plan import BACKBONE, POOLED, Comparison, Study
+from privfedtalk_flare.study.plan import BACKBONE, POOLED, Comparison, Study, undamaged
 
 Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
@@ -111,8 +111,7 @@ class Results:
         """The first less the second (less the first's own row `backbone` where the second is called so), of the people
         whom both have at the comparison's sites: where it names none, all that neither variant damages. Raises
         ValueError where one of them was measured on other clips in the second than in the first."""
-        good = [set(self.study.variants[name].corpus.good) for name in pair.variants]
-        sites = pair.sites or set.intersection(*good)
+        sites = pair.sites or undamaged(*(self.study.variants[name].corpus for name in pair.variants))
         row = pair.row or None
         one = self.values(pair.first, metric, row, sites)
         other = (self.values(pair.first, metric, BACKBONE, sites) if pair.second == BACKBONE
