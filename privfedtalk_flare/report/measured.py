@@ -10,7 +10,7 @@ from PIL import Image
 
 from privfedtalk_flare.data.clips import ClipFile, load_clip
 from privfedtalk_flare.data.sound import SAMPLES_PER_FRAME
-from privfedtalk_flare.evaluation.films import FILM_METRICS, FilmPair, measure_each, measure_together, missing
+from privfedtalk_flare.evaluation.films import FILM_METRICS, FilmPair, has, measure_each, measure_together, missing
 from privfedtalk_flare.report.page import Film, Section
 from privfedtalk_flare.study.results import estimate
 from privfedtalk_flare.study.tables import shown
@@ -40,10 +40,10 @@ def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
     if not common:
         return Section("Films by networks", ["Nobody has a film in every line, so none can be compared.", *lacking])
     kept = {name: [films[at] for at in common] for name, films in rows.items()}
-    each = {name: dict(zip(common, measure_each(films, weights), strict=True)) for name, films in kept.items()}
+    told = iter(measure_each([film for films in kept.values() for film in films], weights))  # networks are loaded once
+    each = {name: {at: next(told) for at in common} for name in kept}
     together = {name: measure_together(films, weights) for name, films in kept.items()}
-    known = [name for name in FILM_METRICS if any(name in values for films in each.values()
-                                                  for values in films.values()) or name in together[next(iter(rows))]]
+    known = [name for name in FILM_METRICS if has(weights, name)]
     body = [[name, *(f"{together[name][metric]:.3f}" if metric in together[name] else
                      shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}), 3)
                      for metric in known)] for name in rows]

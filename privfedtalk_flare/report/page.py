@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Section:
     texts: Sequence[str] = ()
     tables: Sequence[Table] = ()
     charts: Sequence[Chart] = ()
-    films: Sequence[Film] = field(default=())
+    films: Sequence[Film] = ()
 
     def __bool__(self) -> bool:
         return bool(self.texts or self.tables or self.charts or self.films)

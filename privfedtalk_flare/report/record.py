@@ -23,7 +23,7 @@ def record(results: Results, path: Path, today: date) -> Path:
     begin, end = (f"<!-- {word} of study {study} -->" for word in ("begin", "end"))
     before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
     told = (f"{begin}\n\n{as_text(results)}\n{_figure(results, path)}"
-            f"`privfedtalk study {study} --record {path.name}`, {today.isoformat()}.\n\n{end}")
+            f"`privfedtalk study {study} --record {path}`, {today.isoformat()}.\n\n{end}")
     there = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     whole = there.sub(lambda _: told, before) if there.search(before) else f"{before.rstrip()}\n\n{told}"
     return write_whole(path, f"{whole.rstrip()}\n".encode(), READABLE)

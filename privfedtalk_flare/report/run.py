@@ -75,7 +75,7 @@ def _rounds(rounds: Sequence[Round]) -> Table:
     return [" ".join(head.split()) for head in ROUND_HEADS], round_lines(rounds)
 
 
-_SERVER = ("wall", "aggregate")
+_SERVER = ("aggregate", "wall")
 _CLOCKS = {"adapter": "training s", worklog.PROTECT: "protecting s", worklog.RECEIVE: "receiving s",
            "personalize": "personalising s", "validate": "measuring s", "backbone": "backbone s"}
 """Parts of a site's work, with the head of their column: to protect is to clip, noise and encrypt; to receive is to
@@ -92,7 +92,7 @@ def _parts(summary: Summary, work: Mapping[str, Sequence[Mapping[str, Any]]]) ->
         moved = [sum(entry.sites.get(site, {}).get(key, 0) for entry in summary.rounds)
                  for key in ("bytes_up", "bytes_down")]
         body.append([site, *(f"{value:.1f}" for value in of), *(f"{value:,.0f}" for value in moved), "", ""])
-    server = [sum(entry.seconds.get(part, 0) for entry in summary.rounds) for part in ("aggregate", "wall")]
+    server = [sum(entry.seconds.get(part, 0) for entry in summary.rounds) for part in _SERVER]
     body.append(["server", *([""] * (len(parts) + 2)), *(f"{value:.1f}" for value in server)])
     return ["", *(_CLOCKS[part] for part in parts), "bytes up", "bytes down", "summing s", "rounds s"], body
 

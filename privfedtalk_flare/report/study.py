@@ -14,7 +14,7 @@ from privfedtalk_flare.report.run import films_in
 from privfedtalk_flare.study.plan import POOLED, undamaged, unlike
 from privfedtalk_flare.study.results import Results, metrics_of
 from privfedtalk_flare.study.runner import folder_of
-from privfedtalk_flare.study.tables import SHOWN, differences, heading, means, rounds
+from privfedtalk_flare.study.tables import SHOWN, Table, differences, heading, means, rounds
 from privfedtalk_flare.study.told import PAIRED, ROUNDS, status
 
 
@@ -22,14 +22,18 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
     """`out`: the study's folder, with a folder for each run; `weights` as `films.measure_each`."""
     if not results.variants:
         return [Section("Results", texts=["Nothing has run yet."])]
-    table, weighed, films = differences(results), rounds(results), _films(results, out)
+    films = _films(results, out)
     return [Section("Results", texts=[status(results)], tables=[means(results)]),
-            Section("Differences", texts=[PAIRED] if table[1] else [], tables=[table] if table[1] else [],
-                    charts=_intervals(results)),
+            replace(_told("Differences", PAIRED, differences(results)), charts=_intervals(results)),
             Section("Every metric", tables=[means(results, metrics_of(results))]),
             measured(films, weights),
             _samples(films),
-            Section("Rounds", texts=[ROUNDS] if weighed[1] else [], tables=[weighed] if weighed[1] else [])]
+            _told("Rounds", ROUNDS, rounds(results))]
+
+
+def _told(title: str, text: str, table: Table) -> Section:
+    """The table with what it is, nothing where it has no line."""
+    return Section(title, texts=[text], tables=[table]) if table[1] else Section(title)
 
 
 def _samples(films: Mapping[str, Films]) -> Section:
@@ -55,7 +59,7 @@ def differing(results: Results, metric: str) -> Chart:
             if (found := results.compared(pair, metric)) is not None}
     ends = {name: (found.mean, found.low, found.high) for name, found in told.items()}
     return Chart(intervals(ends, heading(metric), [name for name, found in told.items() if found.settled]),
-                 f"{heading(metric)}: difference, 95 % interval; grey where it holds 0, or there was one run")
+                 f"{heading(metric)}: difference, 95 % interval; grey where the table is not bold")
 
 
 def _films(results: Results, out: Path) -> dict[str, dict[tuple[int, str], Film]]:

@@ -46,7 +46,7 @@ HELD_OUT = 2
 """Clips of each person that nothing is trained on: one that reliability is scored on, one that is measured. ISFA would
 else be measured on what its weights were chosen by."""
 MOST_PEOPLE = 1000
-"""Of one site: so many numbers of people each site has for itself."""
+"""Of one site: people are numbered, and each site has a block of so many numbers."""
 _STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.-]*")
 _NAME = re.compile(r"[A-Za-z0-9+.-]+( [A-Za-z0-9+.-]+)*")
 _KEYS = ("name", "question", "seeds", "row", "corpus", "job", "variants", "compare")

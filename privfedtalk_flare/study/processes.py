@@ -21,22 +21,22 @@ class RunError(ValueError):
     """A run that did not end well. The message names its log."""
 
 
-class HopelessError(RunError):
-    """A run that was ended since its log said that it would not end well; another try may."""
+class StalledError(RunError):
+    """A run whose log said that it would not end well: it was not waited for, and another try may end well."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """Words of a command, the file that its output goes into, and texts in it after which its end is not waited for."""
+    """Words of a command, the file that its output goes into, and texts in it that say that it will not end well."""
 
     words: Sequence[object]
     log: Path
-    hopeless: tuple[str, ...] = ()
+    stalled: tuple[str, ...] = ()
 
 
 def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, str]) -> None:
     """Runs the commands to their ends, at most `beside` at once. Raises `RunError` as soon as one fails, and
-    `HopelessError` as soon as one is hopeless.
+    `StalledError` as soon as one has stalled.
 
     Each has a process group of its own, which is killed when it ends, and what it started with it when this is left by
     an exception: FLARE's simulator may leave processes of its own behind.
@@ -47,13 +47,14 @@ def run_all(commands: Sequence[Command], beside: int, environment: Mapping[str, 
             while waiting and len(running) < beside:
                 running.append((waiting[0], _start(waiting.pop(0), environment)))
             time.sleep(POLL)
-            for command, process in [one for one in running if one[1].poll() is not None]:
+            ended = [one for one in running if one[1].poll() is not None]
+            for command, _ in running:
+                _check(command)
+            for command, process in ended:
                 running.remove((command, process))
                 _kill(process)
                 if process.returncode:
                     raise RunError(f"`{command.words[0]}` ended with exit code {process.returncode}; see {command.log}")
-            for command, _ in running:
-                _check(command)
     finally:
         for _, process in running:
             _kill(process)
@@ -84,10 +85,10 @@ def _start(command: Command, environment: Mapping[str, str]) -> subprocess.Popen
 
 
 def _check(command: Command) -> None:
-    if command.hopeless:
+    if command.stalled:
         said = command.log.read_text(encoding="utf-8", errors="replace")
-        if line := next((line for line in said.splitlines() if any(text in line for text in command.hopeless)), ""):
-            raise HopelessError(f"{line.strip()} ({command.log})")
+        if line := next((line for line in said.splitlines() if any(text in line for text in command.stalled)), ""):
+            raise StalledError(f"{line.strip()} ({command.log})")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,8 @@ from privfedtalk_flare.study.plan import BACKBONE, POOLED, Comparison, Study, un
 Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
 
-
+_MAKERS = {"code": "code of digest", "torch": "torch", "device": "device"}
+"""Words for what `provenance.made_by` says: the digest is no commit's."""
 _SAME = 1e-3
 """dB between two measurements of one clip: processors differ in the last bits."""
 
@@ -86,7 +87,7 @@ class Results:
     @property
     def makers(self) -> list[str]:
         """Each state of code and machine that made some of the runs, in words."""
-        return sorted({", ".join(f"{key} {value}" for key, value in run["made_by"].items())
+        return sorted({", ".join(f"{_MAKERS[key]} {value}" for key, value in run["made_by"].items())
                        for runs in self._of.values() for run in runs.values()})
 
     def values(self, variant: str, metric: str, row: str | None = None, sites: Iterable[str] | None = None) -> Values:

@@ -14,8 +14,8 @@ from privfedtalk_flare.files import READABLE, locked, write_whole
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.settings import SettingsError
 from privfedtalk_flare.study.people import STRENGTHS
-from privfedtalk_flare.study.plan import RUNNABLE, Study, Variant, as_plain, load_study, recipe_of
-from privfedtalk_flare.study.processes import HopelessError, RunError, terminated_in_order
+from privfedtalk_flare.study.plan import HELD_OUT, RUNNABLE, Study, Variant, as_plain, load_study, recipe_of
+from privfedtalk_flare.study.processes import RunError, StalledError, terminated_in_order
 from privfedtalk_flare.study.provenance import made_by
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.simulation import run
@@ -42,13 +42,13 @@ def run_study(study: Study, out: Path, say: Callable[[str], None], record: Path 
     out.mkdir(parents=True, exist_ok=True)
     try:
         with locked(out / "lock", wait=False, inherited=True), terminated_in_order():
-            return _run_all(study, out, say, record)
+            return _run_missing(study, out, say, record)
     except BlockingIOError as error:
         raise SettingsError(f"{out}: another `privfedtalk study`, or what is left of one, is at work in this "
                             "folder; wait for it, or give another --out") from error
 
 
-def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path | None) -> list[dict[str, Any]]:
+def _run_missing(study: Study, out: Path, say: Callable[[str], None], record: Path | None) -> list[dict[str, Any]]:
     made = {name: made_from(variant) for name, variant in study.variants.items()}
     results, waiting = [], []
     for variant, seed in study.runs:
@@ -69,7 +69,7 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
         say(f"{variant.name} seed {seed} begins, run {number} of {len(waiting)}")
         result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name], "made_by": made_by(),
-                  **_run(variant, seed, out, folder, say)}
+                  **_try(variant, seed, out, folder, say)}
         results.append(result)
         _save(result, places)
         _check_clips(study, results, kept)
@@ -79,11 +79,11 @@ def _run_all(study: Study, out: Path, say: Callable[[str], None], record: Path |
     return results
 
 
-def _run(variant: Variant, seed: int, out: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _try(variant: Variant, seed: int, out: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     for _ in range(TRIES - 1):
         try:
             return run(variant, seed, out, folder)
-        except HopelessError as error:
+        except StalledError as error:
             say(f"{variant.name} seed {seed} begins again: {error}")
     return run(variant, seed, out, folder)
 
@@ -115,12 +115,13 @@ def results_in(out: Path) -> Results:
 
 
 def made_from(variant: Variant) -> dict[str, Any]:
-    """What a run of this variant was made from: what the study says, what it leaves to defaults, the networks, the
-    renderer of its people, and what was done to their clips. (Not the code that trains and measures: of that
-    `provenance.made_by` tells. Who changes it starts a study anew.)"""
+    """What a run of this variant was made from: what the study says, what it leaves to defaults, how many clips are
+    held out, the networks, the renderer of its people, and what was done to their clips. (Not the code that trains and
+    measures: of that `provenance.made_by` tells. Who changes it starts a study anew.)"""
     recipe = recipe_of(variant, 0)
     settings = {section: plain(getattr(recipe, section)) for section in RUNNABLE}
-    return {**as_plain(variant), "settings": settings, "networks": _networks(recipe.adapter.backbone),
+    return {**as_plain(variant), "settings": settings, "held_out": HELD_OUT,
+            "networks": _networks(recipe.adapter.backbone),
             "renderer": renderer_digest(Person.draw(0, 0, variant.corpus.accent)),
             **({"strengths": STRENGTHS} if variant.corpus.damaged else {})}
 

@@ -24,8 +24,8 @@ from privfedtalk_flare.training.place import FILE_NAME as SITE_FILE
 from privfedtalk_flare.training.validation import FILE_NAME as VALIDATION
 
 AT_ONCE = 8
-"""Most sites that are processes at the same time, each with about 1.2 GiB. It may be more than there are cores: the
-simulator starts a site that has to wait for its turn anew for every task."""
+"""Most sites that are processes at the same time, each with about 1.2 GiB, even on fewer cores: a site that waits for
+its turn is a new process for every task."""
 _LOST = ("Communication error with client", "Subprocess died for client", "run_client_thread error")
 """What FLARE 2.9's simulator says where it lost a site. It starts several at once, gives two of them one port now and
 then (in three of sixty runs), and starts none again: the round would wait for the site until its `timeout`."""
@@ -34,7 +34,7 @@ _ENVIRONMENT = {"FL_LOG_LEVEL": str(Path(privfedtalk_flare.__file__).parent / "f
 
 def run(variant: Variant, seed: int, out: Path, folder: Path) -> dict[str, Any]:
     """One run in `folder`, from its people, whom the runs of a study share in `out`, to what they measured: `seconds`,
-    `people` (site -> person -> row -> metric -> value) and the job's `summary`. Raises `RunError`, and `HopelessError`
+    `people` (site -> person -> row -> metric -> value) and the job's `summary`. Raises `RunError`, and `StalledError`
     where the simulator lost a site."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -25,9 +25,10 @@ def heading(metric: str) -> str:
 
 def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over the people of undamaged sites, and half its 95 % interval. The real
-    clips, and copies of a still picture, come first, as the first variant's runs measured them. Where noise was added,
-    what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise ratio as the server
-    estimates it. Lines say of how many people and runs they are: those of other people are not to be compared."""
+    clips, copies of a still picture, and the backbone come first, as the first variant's runs measured them. Where
+    noise was added, what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise
+    ratio as the server estimates it. Lines say of how many people and runs they are: do not compare those of different
+    people."""
     known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
@@ -37,7 +38,7 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     for variant in results.variants:
         seconds = [run["seconds"] for run in results.runs(variant).values()]
         lines.append([variant, *_means(results, variant, known),
-                      *(private.get(variant, ["-", "-"]) if private else []), f"{sum(seconds) / len(seconds):.0f} s"])
+                      *(private.get(variant, ["-", "-"]) if private else []), f"{fmean(seconds):.0f} s"])
     return ["", *map(heading, known), "people", "runs", *(["epsilon", "SNR up"] if private else []), "a run"], lines
 
 
@@ -99,7 +100,7 @@ def _promise(results: Results, variant: str) -> list[str] | None:
     if not ratios:
         return None
     epsilon = rounds[-1]["epsilon"]["receivers"]
-    return [f"{epsilon:.4g}" if isinstance(epsilon, float) else str(epsilon), f"{sum(ratios) / len(ratios):.2g}"]
+    return [f"{epsilon:.4g}" if isinstance(epsilon, float) else str(epsilon), f"{fmean(ratios):.2g}"]
 
 
 def as_markdown(table: Table) -> str:

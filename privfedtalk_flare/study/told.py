@@ -5,10 +5,11 @@ from __future__ import annotations
 from privfedtalk_flare.study.results import Results
 from privfedtalk_flare.study.tables import as_markdown, differences, means, rounds
 
-PAIRED = ("Differences paired by person, people of undamaged sites alone, with their 95 % interval: over runs, each "
-          "with people of its own; where there is one run, over its people, which says nothing of other runs. Bold: "
-          "several runs, and the interval leaves out 0; nothing is corrected for how many intervals there are, so one "
-          "in twenty does by chance. Never bold: runs that other code made, or another kind of machine.")
+PAIRED = ("Differences paired by person, of the sites that a line names or else of all undamaged ones, with their "
+          "95 % interval: over runs, each with people of its own; where there is one run, over its people, which says "
+          "nothing of other runs. Bold: several runs, and the interval leaves out 0; nothing is corrected for how many "
+          "intervals there are, so one in twenty does by chance. Never bold: runs that other code or another kind of "
+          "machine made.")
 
 ROUNDS = ("How sites were weighed, what that promised and what it moved: means over a variant's sites and rounds, "
           "damaged sites apart; epsilon after the last round. A run's own page has it round by round.")
@@ -21,8 +22,8 @@ def status(results: Results) -> str:
     makers = f" by {'; and by '.join(results.makers)}" if results.makers else ""
     return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{makers}; held-out clips, "
             f"row {study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where "
-            "there are several, else over people. Lines of other people are not to be compared: the differences are. "
-            "The room that a metric has is what lies between backbone and ground_truth.")
+            "there are several, else over people. Do not compare lines of different people; use the differences below. "
+            "What a metric could gain is ground_truth less backbone.")
 
 
 def as_text(results: Results) -> str:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from privfedtalk_flare.files import locked
-from privfedtalk_flare.study.processes import Command, HopelessError, run_all, terminated_in_order
+from privfedtalk_flare.study.processes import Command, StalledError, run_all, terminated_in_order
 
 HOLDING = """
 import sys
@@ -50,12 +50,19 @@ def test_a_lock_is_held_as_long_as_what_was_started_under_it(tmp_path: Path) -> 
         pass
 
 
-def test_what_a_hopeless_command_started_in_a_session_of_its_own_ends_with_it(tmp_path: Path) -> None:
+def test_what_a_stalled_command_started_in_a_session_of_its_own_ends_with_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with pytest.raises(HopelessError, match="lost"):
+    with pytest.raises(StalledError, match="lost"):
         run_all([Command([sys.executable, "-c", LEAVING], log, ("lost",))], 1, {})
     started = int(log.read_text().split()[0])
     assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_command_that_ends_at_once_with_what_stalls_it_may_be_tried_again(code: int, tmp_path: Path) -> None:
+    said = f"import sys; print('lost a site'); sys.exit({code})"
+    with pytest.raises(StalledError, match="lost a site"):
+        run_all([Command([sys.executable, "-c", said], tmp_path / "log", ("lost",))], 1, {})
 
 
 def test_a_hangup_that_is_ignored_ends_nothing() -> None:

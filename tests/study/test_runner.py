@@ -139,7 +139,8 @@ def test_a_result_says_which_code_made_it_and_on_what(out: Path) -> None:
     made = result(out, "local")["made_by"]
     assert made == made_by() and made["torch"] == torch.__version__ and len(made["code"]) == 8
     told = (out / "results.md").read_text(encoding="utf-8")
-    assert f"minutes by code {made['code']}, torch {made['torch']}, device {made['device']}; held-out clips" in told
+    makers = f"code of digest {made['code']}, torch {made['torch']}, device {made['device']}"
+    assert f"minutes by {makers}; held-out clips" in told
 
 
 def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_for_todays(
