@@ -179,13 +179,14 @@ def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     build.add_argument("--out", type=Path, default=Path("jobs"), help="folder to write into (default: jobs)")
     build.add_argument("--no-byoc", action="store_true", help="bring no code: for servers and sites that have "
                        "privfedtalk_flare. in their class_allow_list")
+    build.add_argument("--own-clips", action="store_true", help="for the sites' own clips, not for rendered people")
     build.set_defaults(run=_build_jobs)
 
 
 def _build_jobs(parsed: argparse.Namespace) -> None:
     from privfedtalk_flare.flare.recipe import build
 
-    for folder in build(parsed.names, parsed.out, byoc=not parsed.no_byoc):
+    for folder in build(parsed.names, parsed.out, byoc=not parsed.no_byoc, own_clips=parsed.own_clips):
         print(folder)
 
 

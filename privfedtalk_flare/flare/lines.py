@@ -97,7 +97,7 @@ def round_words(entry: Round, people: int, values: int, privacy: PrivacySettings
     texts = [handful_words(people, snr, epsilon, most=most)]
     if reliability.mode in CLAIMS:
         scored = reliability.mode == "metadata" and reliability.release == "coarse"
-        texts.append(f"It is {PUBLIC_METADATA if scored else PUBLIC_COUNTS}.")
+        texts.append(f"It holds {PUBLIC_METADATA if scored else PUBLIC_COUNTS}.")
     conditions = [SECRET_SAMPLE] * (privacy.sampling < 1) + [SHARED_NOISE] * privacy.shares_noise
     texts += [f"It holds {condition}." for condition in conditions]
     if "validate" in phases or "personalize" in phases:

@@ -165,16 +165,18 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "fedprox": {"data": _PEOPLE, "reliability": ReliabilitySettings(mode="counts"),
                 "training": TrainingSettings(proximal=1e-4)},
 }
-"""The jobs under `jobs/`, by what `PrivFedTalkRecipe` is given. Their sites render synthetic people; a study leaves out
-`data` and uses its own clips."""
+"""The jobs under `jobs/`, by what `PrivFedTalkRecipe` is given. Their sites render synthetic people."""
 
 
-def build(names: Sequence[str], folder: Path, byoc: bool = True) -> list[Path]:
-    """Exports the named variants (none: all) into `folder` and returns the job folders; `byoc` as the recipe's."""
+def build(names: Sequence[str], folder: Path, byoc: bool = True, own_clips: bool = False) -> list[Path]:
+    """Exports the named variants (none: all) into `folder` and returns the job folders; `byoc` as the recipe's.
+    `own_clips`: sites train on the clips of their own corpora, instead of rendering people."""
     for name in names:
         if name not in VARIANTS:
             raise SettingsError(f"job {name!r} is unknown; the choices are {', '.join(VARIANTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or VARIANTS:
-        PrivFedTalkRecipe(name, byoc=byoc, **VARIANTS[name]).export(str(folder))
+        told = VARIANTS[name]
+        data = DataSettings(source="site", held_out=told["data"].held_out) if own_clips else told["data"]
+        PrivFedTalkRecipe(name, byoc=byoc, **{**told, "data": data}).export(str(folder))
     return [folder / name for name in names or VARIANTS]

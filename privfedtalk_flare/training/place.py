@@ -32,8 +32,8 @@ class SiteFile:
     state: str | None = setting(None, "folder for what the site must remember between runs")
     devices: tuple[str, ...] = setting((), "torch devices, such as cuda:0, among which people are divided; empty: cuda "
                                            "where there is one, else cpu")
-    threads: int | None = setting(None, "threads of torch and numpy; default: cores shared among the clients of this "
-                                        "machine", low=1)
+    threads: int | None = setting(None, "threads of torch and numpy; default: all cores, in the simulator a share of "
+                                        "them", low=1)
     epsilon_max: float | None = setting(None, "the largest epsilon that any job may bring an identity to", low=0.0)
     delta: float = setting(1e-5, "the delta at which epsilon_max is stated, whatever a job says", low=1e-12, high=0.5)
     anchor: str | None = setting(None, "folder of the ledger's anchor, on another disk than state where there is one; "

@@ -154,3 +154,10 @@ def test_a_job_that_brings_no_code_carries_settings_alone(tmp_path: Path) -> Non
         PrivFedTalkRecipe("ours", byoc=False, custom=tmp_path)
     assert cli.main(["job", "build", "fedavg", "--no-byoc", "--out", str(tmp_path / "c")]) == 0
     assert not (tmp_path / "c" / "fedavg" / "app" / "custom").exists()
+
+
+def test_a_job_for_own_clips_renders_nobody(tmp_path: Path) -> None:
+    names = ["privfedtalk", "backbone"]
+    assert cli.main(["job", "build", *names, "--own-clips", "--out", str(tmp_path)]) == 0
+    told = [config(tmp_path / name, "config_fed_client.json")["data"] for name in names]
+    assert [(one["source"], one["held_out"]) for one in told] == [("site", 1), ("site", 0)]
