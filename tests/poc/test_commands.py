@@ -13,6 +13,7 @@ import yaml
 from deployment import ROOT, brief_job, free_port, wait_for
 from readme import Shell, commands, processes_under
 
+from privfedtalk_flare.data.synthetic import Person, write_corpus
 from privfedtalk_flare.evaluation.summary import load_summary
 
 pytestmark = pytest.mark.acceptance
@@ -69,6 +70,10 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
     shell = Shell()
     provision, *site, build, submit, wait, download = typed
     shell.type(provision)
+    for number, name in enumerate(sorted(SITES)):
+        write_corpus(tmp_path / "corpus" / name, [Person.draw(1, 2 * number + one) for one in range(2)], 3, 1.0)
+        with (kits / name / "local" / "privfedtalk.yaml").open("a", encoding="utf-8") as file:
+            file.write(f"corpus: {tmp_path / 'corpus' / name}\n")
     try:
         shell.type(f"{kits / 'localhost'}/startup/start.sh")
         for name in sorted(SITES):
@@ -92,6 +97,19 @@ def test_a_provisioned_deployment_runs_a_job_that_brings_no_code(tmp_path: Path)
     assert "Held-out clips" in own_code and "site-3" in own_code
 
 
+def test_a_trial_in_the_simulator_with_clips_of_its_own(tmp_path: Path) -> None:
+    replaced = {"%s/runs": "%s", '"$PWD" "$PWD"': f"{tmp_path} {tmp_path}", " runs/": f" {tmp_path}/",
+                "--clips 12": "--clips 3"}
+    typed = [line for line in commands("Train on your own clips", replaced)
+             if line.startswith(("privfedtalk ", "mkdir ", "printf ", "nvflare "))]
+    shell = Shell()
+    for line in typed:
+        told = shell.type(line)
+        if "job build" in line:
+            shorten(tmp_path / "own-jobs" / "privfedtalk")
+    assert "Mean over 4 people" in told and "site-2" in told
+
+
 def test_one_study_in_the_simulator_and_as_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVFLARE_POC_WORKSPACE", str(tmp_path / "poc"))
     for place, sites in (("sim", ("site-1", "site-2")), ("poc", ("site-1", "site-2", "site-3"))):
@@ -102,10 +120,10 @@ def test_one_study_in_the_simulator_and_as_processes(tmp_path: Path, monkeypatch
 
 
 def shorten(job: Path) -> None:
-    """A job's configuration with one brief round of few clips."""
+    """A job's configuration with one brief round."""
     for file in (job / "app" / "config").glob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
-        for section, changed in (("data", {"clips": 3, "seconds": 1.0}), ("training", {"steps": 2, "batch": 1}),
+        for section, changed in (("training", {"steps": 2, "batch": 1}),
                                  ("personalize", {"steps": 2, "batch": 1}), ("rounds", {"rounds": 1})):
             if section in content:
                 content[section].update(changed)
