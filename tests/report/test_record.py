@@ -24,7 +24,7 @@ def test_a_record_takes_the_place_of_the_one_before_and_leaves_other_studies_alo
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Results of the studies") and text.count("## small") == text.count("## other") == 1
     assert "0 of 6 runs" in first and "0 of 6 runs" not in text and "4 of 6 runs" in text
-    assert "`privfedtalk study small --record RESULTS.md`, 2026-01-03." in text and "2026-01-02." in text
+    assert f"`privfedtalk study small --record {path}`, 2026-01-03." in text and "2026-01-02." in text
     assert text.index("## small") < text.index("## other")
     assert "(small.svg)" in text and "other.svg" not in text and not (tmp_path / "other.svg").exists()
 
