@@ -69,8 +69,8 @@ class TrainingSettings:
 
 
 PERSONALIZE = TrainingSettings(steps=60, learning_rate=1e-3, tdc=10.0)
-"""How an identity adapter is trained where nothing else is said. It bears more TDC: where the shared adapter has as
-much, both cost PSNR."""
+"""How an identity adapter is trained where nothing else is said. Its TDC takes a quarter of the flicker for about .2 dB
+of PSNR (study ablation)."""
 
 MODES = ("metadata", "counts", "sealed", "uniform")
 """How sites are weighed: by public score and clip count; by public clip count alone (FedAvg); each person's update by
