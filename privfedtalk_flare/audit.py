@@ -22,7 +22,7 @@ from privfedtalk_flare.evaluation.attacks.scalars import Named, Spread, name_peo
 from privfedtalk_flare.evaluation.summary import Summary, load_summary
 from privfedtalk_flare.federation.isfa import isfa_weights
 from privfedtalk_flare.privacy import mechanism
-from privfedtalk_flare.privacy.gaussian import epsilon_of
+from privfedtalk_flare.privacy.gaussian import composed_mu, epsilon_of
 from privfedtalk_flare.privacy.step import check_step
 from privfedtalk_flare.settings import CLAIMS, ReliabilitySettings, parse
 
@@ -34,9 +34,12 @@ _NOT_ATTACKED = {"clip_quantile": "the clip bits, which the promise covers too",
 @dataclass(frozen=True)
 class Report:
     """What the attacks found: `liar` where weights are made of what sites say, `spread` with `named` for `coarse`
-    scores of at least two sites and rounds; `hidden`: the largest update below the norm check, in multiples of C."""
+    scores of at least two sites and rounds; `hidden`: the largest update below the norm check, in multiples of C.
+    `stated`: the run's epsilon, which is for all that the ledger's people have spent; the canaries are held to no more
+    than what the rounds they play in cost."""
 
     canaries: Audit
+    stated: float
     sites: int
     hidden: float
     liar: Shares | None = None
@@ -48,8 +51,9 @@ class Report:
     def words(self) -> tuple[str, ...]:
         """The report, a sentence or two a line."""
         c = self.canaries
+        earlier = f" by these rounds, {self.stated:.2f} with earlier ones" if self.stated > c.promised else ""
         lines = [f"canaries: {c.canaries}, {c.included} took part; promised epsilon {c.promised:.2f} at delta "
-                 f"{c.delta:g}",
+                 f"{c.delta:g}{earlier}",
                  f"  counting guesses: at least {c.counted:.2f} (95 %; all guesses right would show {c.countable:.2f})",
                  f"  Gaussian fit: {c.fitted.estimate:.2f}, at least {c.fitted.low:.2f} (95 %; one of twenty sound "
                  f"runs passes its promise here), at least {c.fitted.sure:.2f} (all but one in a million)",
@@ -69,18 +73,19 @@ class Report:
 def audit_run(summary: Summary, settings: Canaries | None = None) -> Report:
     """Attacks at the settings of a finished run. Raises `AttackError` where the run promised nothing."""
     told, last = summary.settings, summary.rounds[-1] if summary.rounds else None
-    promised = last.epsilon.get("receivers") if last else None
-    if last is None or "sigma" not in told or not isinstance(promised, (int, float)) or last.delta is None:
-        raise AttackError(f"this run promised no epsilon (settings {told}, epsilon {promised!r}): there is nothing to "
+    stated = last.epsilon.get("receivers") if last else None
+    if last is None or "sigma" not in told or not isinstance(stated, (int, float)) or last.delta is None:
+        raise AttackError(f"this run promised no epsilon (settings {told}, epsilon {stated!r}): there is nothing to "
                           "audit; run a job with privacy.mechanism 'gaussian'")
     if "q" in told:
         raise AttackError(f"this run sampled its people (q {told['q']}): whoever looks for canaries in it sees a "
                           "mixture, on which the fit of a Gaussian means nothing; audit a run with privacy.sampling 1")
     sigma, clip_norm, sites = float(told["sigma"]), float(told["C"]), len(last.sites)
     settings = settings or Canaries(rounds=len(summary.rounds))
-    found = audit(partial(_release, sigma, clip_norm), float(promised), last.delta, epsilon_of, settings)
+    of_these = epsilon_of(composed_mu([sigma] * settings.rounds), last.delta)
+    found = audit(partial(_release, sigma, clip_norm), min(float(stated), of_these), last.delta, epsilon_of, settings)
     hidden = _hidden(sigma, clip_norm, sites, summary.values or _VALUES)
-    report = Report(found, sites, hidden,
+    report = Report(found, float(stated), sites, hidden,
                     not_attacked="; ".join(words for key, words in _NOT_ATTACKED.items() if key in told))
     if told.get("mode") not in CLAIMS:
         return report

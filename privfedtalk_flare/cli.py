@@ -151,8 +151,6 @@ def _add_study(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _study(parsed: argparse.Namespace) -> None:
-    from datetime import date
-
     from privfedtalk_flare.files import READABLE, write_whole
     from privfedtalk_flare.report.command import report
     from privfedtalk_flare.report.record import record
@@ -169,7 +167,7 @@ def _study(parsed: argparse.Namespace) -> None:
     print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
     print(report(out, None, None))
     if parsed.record is not None:
-        print(record(results, parsed.record, date.today()))
+        print(record(results, parsed.record))
 
 
 def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

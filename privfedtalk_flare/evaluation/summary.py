@@ -33,6 +33,12 @@ _PLACES = (FILE_NAME, f"workspace/{FILE_NAME}", f"server/*/{FILE_NAME}", f"*/wor
            f"*/server/*/{FILE_NAME}", f"*/prod_*/*/*/{FILE_NAME}", f"prod_*/*/*/{FILE_NAME}")
 """Where a run folder keeps it: itself, a downloaded job, the simulator's workspace, folders of these, a POC."""
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("rows", "settings", "epsilon", "seconds", "sites"), Mapping),
+    **dict.fromkeys(("rounds", "videos", "adapters", "notes"), list),
+    **dict.fromkeys(("wall_seconds", "overhead_share"), (int, float))}
+"""What the fields of a summary and of its rounds are, where those who read them rely on it."""
+
 _LARGEST = 1e9
 """More than any metric or number of people: a site that sends more is wrong, and sums would overflow."""
 
@@ -92,28 +98,40 @@ class Summary:
     def from_json(content: Mapping[str, Any], where: str) -> Summary:
         """The reverse of `to_json`; `where` names the file in errors. Raises `SummaryError`."""
         found = dict(_fields(Summary, content, where))
-        if not isinstance(found["rounds"], list):
-            raise SummaryError(f"{where}: rounds must be a list, got {found['rounds']!r:.60}")
         found["rounds"] = [Round(**_fields(Round, entry, f"{where}: round {i}"))
                            for i, entry in enumerate(found["rounds"], 1)]
         for row, metrics in found["rows"].items():
             if row not in ROWS:
                 raise SummaryError(f"{where}: unknown row {row!r}; the choices are {', '.join(ROWS)}")
-            for name, value in metrics.items():
+            for name, value in _mapping(metrics, f"{where}: {row}").items():
                 if not (isinstance(value, Mapping) and set(value) == {"mean", "std", "n"}):
                     raise SummaryError(f"{where}: {row}/{name} must be {{mean, std, n}}, got {value!r:.60}")
+        try:
+            pool_rows([found["rows"]])  # knows what a statistic is
+        except SummaryError as error:
+            raise SummaryError(f"{where}: {error}") from error
         return Summary(**found)
 
 
-def _fields(cls: type, content: Any, where: str) -> Mapping[str, Any]:
+def _mapping(content: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise SummaryError(f"{where}: expected a mapping, got {content!r:.60}")
+    return content
+
+
+def _fields(cls: type, content: Any, where: str) -> Mapping[str, Any]:
+    content = _mapping(content, where)
     known = dataclasses.fields(cls)
     needed = {f.name for f in known if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
     unknown, missing = sorted(set(content) - {f.name for f in known}), sorted(needed - set(content))
     if unknown or missing:
         raise SummaryError(f"{where}: not this version's summary (missing: {', '.join(missing) or 'nothing'}; unknown: "
                            f"{', '.join(unknown) or 'nothing'}); run the job again with this version")
+    for name, value in content.items():
+        if not isinstance(value, _KINDS.get(name, object)):
+            raise SummaryError(f"{where}: {name} cannot be {value!r:.60}; run the job again")
+    for name, site in content.get("sites", {}).items():
+        _mapping(site, f"{where}: {name}")
     return content
 
 

@@ -104,10 +104,10 @@ def round_lines(rounds: Sequence[Round]) -> list[list[str]]:
 
 
 def number(value: float | str | None, form: str) -> str:
-    """A number in `form`, "none" for an epsilon without bound, "-" where nothing is known."""
+    """A number in `form`, "inf" for an epsilon without bound, "-" where nothing is known."""
     if value is None:
         return _MISSING
-    return "none" if value == UNBOUNDED else format(value, form)
+    return "inf" if value == UNBOUNDED else format(value, form)
 
 
 def epsilon_words(summary: Summary) -> list[str]:
@@ -118,7 +118,7 @@ def epsilon_words(summary: Summary) -> list[str]:
         return ["No differential privacy: no epsilon is promised to anyone."]
     lines = []
     if UNBOUNDED in stated.values():
-        lines.append("none: unbounded, in that view no epsilon is promised.")
+        lines.append("inf: unbounded, in that view no epsilon is promised.")
     if any(value != UNBOUNDED for value in stated.values()):
         lines.append(f"Epsilon (at delta {last.delta:g}) is for one identity's part in all rounds so far. receiv: "
                      "whoever holds the decrypted adapter; server: the server alone, which is sent metrics of it; "

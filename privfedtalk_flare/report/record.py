@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from pathlib import Path
 
 from privfedtalk_flare.files import READABLE, write_whole
@@ -16,14 +15,14 @@ FIGURE = "psnr_mask"
 """The metric that a study's picture shows."""
 
 
-def record(results: Results, path: Path, today: date) -> Path:
+def record(results: Results, path: Path) -> Path:
     """Writes the study into the Markdown file `path`, in place of what it said of it before; other studies stay. Its
     picture lies beside `path`."""
     study = results.study.name
     begin, end = (f"<!-- {word} of study {study} -->" for word in ("begin", "end"))
     before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
     told = (f"{begin}\n\n{as_text(results)}\n{_figure(results, path)}"
-            f"`privfedtalk study {study} --record {path}`, {today.isoformat()}.\n\n{end}")
+            f"`privfedtalk study {study} --record {path}`\n\n{end}")
     there = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     whole = there.sub(lambda _: told, before) if there.search(before) else f"{before.rstrip()}\n\n{told}"
     return write_whole(path, f"{whole.rstrip()}\n".encode(), READABLE)

@@ -30,7 +30,8 @@ _AT_HOME = "Videos, losses and times of training stay at their sites; none is he
 def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Section]:
     """`folder`: where the sites' run folders may lie (a simulation, a POC); `weights` as `films.measure_each`."""
     films, work = films_in(folder), _work_in(folder)
-    return [Section("Samples", films=films[:FILMS], texts=[] if films or work else [_AT_HOME]),
+    said = [f"The first {FILMS} of {len(films)}; the others lie beside them."] if len(films) > FILMS else []
+    return [Section("Samples", films=films[:FILMS], texts=said if films or work else [_AT_HOME]),
             *([Section("Held-out clips", tables=[_rows(summary)], texts=[
                 f"Mean over {people(summary.rows)} people, standard deviation in brackets."])] if summary.rows else []),
             measured({"generated": {(0, film.person): film for film in films}}, weights),
@@ -127,7 +128,7 @@ def _curves(summary: Summary) -> list[Chart]:
               Chart(lines(by_site("weight"), "round", "weight"), "Weight of each site"),
               Chart(lines({name: told for name, told in epsilon.items() if told}, "round", "epsilon"),
                     "Epsilon by who is looking, over all rounds so far"
-                    + (f"; none for {', '.join(unbounded)}" if unbounded else "")),
+                    + (f"; unbounded for {', '.join(unbounded)}" if unbounded else "")),
               Chart(lines({"signal to noise": of_round(lambda entry: entry.snr)}, "round", "ratio"),
                     "Signal of a step, in its noise"),
               Chart(lines(seconds, "round", "seconds"), "Time of a round, and of the server's sum in it"),

@@ -93,8 +93,11 @@ def _check(command: Command) -> None:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Its group, and what it started, as FLARE's simulator gives each site a group of its own."""
+    children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
+        children = psutil.Process(process.pid).children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may just have ended by itself
             child.kill()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

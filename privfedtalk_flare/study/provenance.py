@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -18,6 +19,15 @@ NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "fla
            "reliability.py", "training", "study/alone.py", "study/controls.py", "study/people.py")
 """Modules and folders of the package that decide numbers."""
 
+SAME_NUMBERS = {
+    "f2848d53": "methods and most of heterogeneity were run by it",
+    "e5e404c4": "the digest is of reliability.py too; heads of tables, the name of a function",
+    "fb30131f": "the digest leaves docstrings out",
+    "777d196e": "jobs for a site's own clips, words, two defaults of TDC that every study sets itself",
+}
+"""Digests of code that decides the same numbers in every study, and in what each differs from the one before it, as
+whoever changed it found by reading the change. A result keeps the digest of the code that made it."""
+
 
 def made_by() -> dict[str, str]:
     """`code`: eight hex digits of what the code says, whatever its layout, comments and docstrings (as one version of
@@ -25,13 +35,26 @@ def made_by() -> dict[str, str]:
     training differ in the last bits, and bf16 in more, from one device to another.
 
     Read anew each time: a run starts processes of its own, from the code that lies there then."""
-    package = Path(privfedtalk_flare.__file__).parent
-    places = [*(package / name for name in NUMBERS), Path(str(resources.files(CUSTOM)))]
-    files = sorted(file for place in places for file in ([place] if place.suffix else place.rglob("*.py")))
-    said = "\n".join(_said(file) for file in files)
+    said = "\n".join(_said(file) for file in covered())
     device = (torch.cuda.get_device_name() if torch.cuda.is_available()
               else "processor with bf16" if multiplies_bf16() else "processor without bf16")
     return {"code": hashlib.sha256(said.encode()).hexdigest()[:8], "torch": torch.__version__, "device": device}
+
+
+def same_numbers(made: Mapping[str, str]) -> dict[str, str]:
+    """What `made_by` said, by which results of equal text can be compared: one digest stands for all `SAME_NUMBERS`."""
+    return {**made, "code": next(iter(SAME_NUMBERS)) if made["code"] in SAME_NUMBERS else made["code"]}
+
+
+def covered() -> list[Path]:
+    """The files that the digest is of. Raises `FileNotFoundError` where a place that should have some has none."""
+    package, files = Path(privfedtalk_flare.__file__).parent, []
+    for place in (*(package / name for name in NUMBERS), Path(str(resources.files(CUSTOM)))):
+        found = [place] if place.is_file() else list(place.rglob("*.py"))
+        if not found:
+            raise FileNotFoundError(f"{place}: no code here, though the digest of a run's code is to be of it")
+        files += found
+    return sorted(files)
 
 
 def _said(file: Path) -> str:

@@ -9,12 +9,11 @@ from typing import Any
 
 from privfedtalk_flare.evaluation.summary import METRICS
 from privfedtalk_flare.study.plan import BACKBONE, POOLED, Comparison, Study, undamaged
+from privfedtalk_flare.study.provenance import same_numbers
 
 Values = dict[tuple[int, str], float]
 """(seed, person) -> value of one metric."""
 
-_MAKERS = {"code": "code of digest", "torch": "torch", "device": "device"}
-"""Words for what `provenance.made_by` says: the digest is no commit's."""
 _SAME = 1e-3
 """dB between two measurements of one clip: processors differ in the last bits."""
 
@@ -86,9 +85,18 @@ class Results:
 
     @property
     def makers(self) -> list[str]:
-        """Each state of code and machine that made some of the runs, in words."""
-        return sorted({", ".join(f"{_MAKERS[key]} {value}" for key, value in run["made_by"].items())
-                       for runs in self._of.values() for run in runs.values()})
+        """Each kind of machine, and code that decides the same numbers, that made some of the runs, in words."""
+        codes: dict[tuple[tuple[str, str], ...], set[str]] = {}
+        for runs in self._of.values():
+            for made in (run["made_by"] for run in runs.values()):
+                codes.setdefault(tuple(same_numbers(made).items()), set()).add(made["code"])
+        return sorted(", ".join([_code(sorted(found)), *(f"{key} {value}" for key, value in kind if key != "code")])
+                      for kind, found in codes.items())
+
+    @property
+    def days(self) -> list[str]:
+        """The days on which runs ended, in order."""
+        return sorted({run["day"] for runs in self._of.values() for run in runs.values()})
 
     def values(self, variant: str, metric: str, row: str | None = None, sites: Iterable[str] | None = None) -> Values:
         """Every person's value in `row` (None: the study's) at `sites` (None: all). One trainer for all has no sites:
@@ -122,9 +130,10 @@ class Results:
         return None if found is None else replace(found, alike=self._alike(pair))
 
     def _alike(self, pair: Comparison) -> bool:
-        """Whether each seed's two runs were made by the same code, on the same kind of machine."""
+        """Whether each seed's two runs were made by code that decides the same numbers, on the same kind of machine."""
         first, second = (self.runs(name) for name in (pair.first, pair.variants[-1]))
-        return all(first[seed]["made_by"] == second[seed]["made_by"] for seed in first.keys() & second.keys())
+        return all(same_numbers(first[seed]["made_by"]) == same_numbers(second[seed]["made_by"])
+                   for seed in first.keys() & second.keys())
 
     def _same_clips(self, pair: Comparison, people: Iterable[tuple[int, str]]) -> None:
         """Copies of a still picture depend on the clips alone, and those on the study, the seed, and the libraries that
@@ -141,6 +150,14 @@ class Results:
                 if site != POOLED and person in people:
                     return site
         return ""
+
+
+def _code(digests: Sequence[str]) -> str:
+    """Words for digests of code that decides the same numbers; a digest is no commit's."""
+    if len(digests) == 1:
+        return f"code of digest {digests[0]}"
+    return (f"code of digests {', '.join(digests)} (which decides the same numbers, as `study/provenance.py` says "
+            "with the reasons)")
 
 
 def metrics_of(results: Results) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _run_missing(study: Study, out: Path, say: Callable[[str], None], record: Pa
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
         say(f"{variant.name} seed {seed} begins, run {number} of {len(waiting)}")
         result = {"variant": variant.name, "seed": seed, "made_from": made[variant.name], "made_by": made_by(),
-                  **_try(variant, seed, out, folder, say)}
+                  **_try(variant, seed, out, folder, say), "day": datetime.now(UTC).date().isoformat()}
         results.append(result)
         _save(result, places)
         _check_clips(study, results, kept)

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from privfedtalk_flare.evaluation.summary import METRICS, digits
 from privfedtalk_flare.evaluation.table import VIEWS, number
+from privfedtalk_flare.privacy.words import known_snr
 from privfedtalk_flare.study.plan import BACKBONE
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
@@ -27,8 +28,8 @@ def means(results: Results, metrics: Sequence[str] = SHOWN) -> Table:
     """A line a variant: each metric's mean over the people of undamaged sites, and half its 95 % interval. The real
     clips, copies of a still picture, and the backbone come first, as the first variant's runs measured them. Where
     noise was added, what the rounds brought epsilon to (for whoever is sent the adapter), and their signal-to-noise
-    ratio as the server estimates it. Lines say of how many people and runs they are: do not compare those of different
-    people."""
+    ratio as the server estimates it, or the least that it could tell. Lines say of how many people and runs they are:
+    do not compare those of different people."""
     known = [name for name in metrics_of(results) if name in metrics]
     private = {variant: told for variant in results.variants if (told := _promise(results, variant)) is not None}
     lines = []
@@ -93,14 +94,16 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _promise(results: Results, variant: str) -> list[str] | None:
-    """Epsilon of a variant's last round, the same for every seed, and the SNR, the mean over rounds and seeds; None
-    where it adds no noise."""
+    """Epsilon of a variant's last round, the same for every seed, and the SNR, the root of the mean square over rounds
+    and seeds, or what it is below where estimates say no more (`known_snr`); None where it adds no noise."""
     rounds = results.rounds(variant)
-    ratios = [one["snr"] for one in rounds if one["snr"] is not None]
-    if not ratios:
+    squares = [one["snr"] ** 2 for one in rounds if one["snr"] is not None]
+    if not squares:
         return None
     epsilon = rounds[-1]["epsilon"]["receivers"]
-    return [f"{epsilon:.4g}" if isinstance(epsilon, float) else str(epsilon), f"{fmean(ratios):.2g}"]
+    size = next(run["summary"]["values"] for run in results.runs(variant).values())
+    ratio, most = known_snr(math.sqrt(fmean(squares)), math.inf, size)
+    return [f"{epsilon:.4g}" if isinstance(epsilon, float) else str(epsilon), f"{'< ' if most else ''}{ratio:.2g}"]
 
 
 def as_markdown(table: Table) -> str:

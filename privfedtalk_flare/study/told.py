@@ -19,8 +19,9 @@ def status(results: Results) -> str:
     """How much of the study has run, and what its numbers are."""
     done, study = sum(len(results.runs(name)) for name in results.variants), results.study
     minutes = sum(run["seconds"] for name in results.variants for run in results.runs(name).values()) / 60
-    makers = f" by {'; and by '.join(results.makers)}" if results.makers else ""
-    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{makers}; held-out clips, "
+    days = " to ".join(dict.fromkeys((results.days[0], results.days[-1]))) if results.days else ""
+    made = f" on {days}, by {'; and by '.join(results.makers)}" if days else ""
+    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{made}; held-out clips, "
             f"row {study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where "
             "there are several, else over people. Do not compare lines of different people; use the differences below. "
             "What a metric could gain is ground_truth less backbone.")

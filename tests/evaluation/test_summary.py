@@ -126,6 +126,17 @@ def test_errors_name_the_place_and_what_to_do(tmp_path):
         load_summary(path)
 
 
+@pytest.mark.parametrize("bad", [
+    {"rows": []}, {"rows": {"shared": [1]}}, {"rows": {"shared": {"psnr": {"mean": "x", "std": None, "n": 2}}}},
+    {"settings": []}, {"rounds": {}}, {"wall_seconds": "x"}, {"notes": None}, {"rounds": [{
+        "round": 1, "epsilon": {}, "delta": None, "snr": None, "seconds": {}, "sites": {"site-1": 3}}]}])
+def test_a_summary_of_another_shape_is_refused_by_its_file(bad, tmp_path):
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps({**example().to_json(), **bad}))
+    with pytest.raises(SummaryError, match=r"summary\.json"):
+        load_summary(path)
+
+
 def test_several_runs_are_named(tmp_path):
     for job in ("a", "b"):
         (tmp_path / "server" / job).mkdir(parents=True)

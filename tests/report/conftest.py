@@ -87,7 +87,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for key in ("0a", "0b"):
                 films(folder / "workspace" / "site-1" / "simulate_job" / "videos", key, 0.8 + 0.1 * gain - 0.02 * seed)
             (folder / "result.json").write_text(json.dumps({
-                "variant": name, "seed": seed, "seconds": 60.0, "people": people,
+                "variant": name, "seed": seed, "day": f"2026-01-0{2 + seed}", "seconds": 60.0, "people": people,
                 "summary": a_summary().to_json() if name == "a" else None,
                 "made_from": as_plain(read.variants[name]), "made_by": {"code": "0a1b"}}))
     return out

@@ -46,12 +46,21 @@ def test_a_runs_page_has_films_tables_curves_and_what_was_promised(run: Path, ru
     for said in ("<td>27.00 (1.00)</td>", "<td>0.900 (n=3)</td>", "<td>3.60</td><td>2.00</td>",
                  "Little is &lt;learnt&gt;.", "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
                  "2 sites, 2 rounds of the shared adapter, 4 people measured.", "Loss of the shared adapter",
-                 "<td>4.00</td><td>none</td><td>-</td><td>0.010</td>",
-                 "none: unbounded", "; none for server",
+                 "<td>4.00</td><td>inf</td><td>-</td><td>0.010</td>",
+                 "inf: unbounded", "; unbounded for server",
                  "<td>site-1</td><td>20.0</td><td>4.5</td><td>7,200,000</td><td>4,000,000</td>",
                  "<td>server</td><td></td><td></td><td></td><td></td><td>1.0</td><td>40.0</td>"):
         assert said in page, said
     assert stat.S_IMODE((run / "report.html").stat().st_mode) == 0o600  # it shows faces
+
+
+def test_a_page_that_shows_some_of_the_films_says_so(run: Path, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privfedtalk_flare.report.run.FILMS", 1)
+    page = tmp_path / "page.html"
+    assert main(["report", str(run), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "The first 1 of 2; the others lie beside them." in text and text.count("<video") == 2
 
 
 def test_a_run_without_films_says_where_they_are(run: Path, tmp_path: Path) -> None:
@@ -71,7 +80,7 @@ def test_a_studys_page_has_its_answers_and_the_same_clips_by_each_variant(study_
     (bold,) = re.findall(r"<strong>([^<]*)</strong>", page)
     assert float(bold.partition(" ")[0]) == pytest.approx(1.0, abs=0.15)
     assert "95 % interval" in page and "<svg" in page
-    cells = ["a", "0.500", "-", "0.800", "-", "4.00", "none", "-", "3.60", "2.00", "20", "0.50"]  # nobody is damaged
+    cells = ["a", "0.500", "-", "0.800", "-", "4.00", "inf", "-", "3.60", "2.00", "20", "0.50"]  # nobody is damaged
     assert re.sub(r"\s+", "", "".join(f"<td>{cell}</td>" for cell in cells)) in re.sub(r"\s+", "", page)
 
 

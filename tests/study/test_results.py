@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from privfedtalk_flare.study import provenance
 from privfedtalk_flare.study.plan import Comparison, parse_study
 from privfedtalk_flare.study.results import Results, estimate
-from privfedtalk_flare.study.tables import as_latex, as_markdown, differences, means
+from privfedtalk_flare.study.tables import as_latex, as_markdown, differences, means, rounds
 from privfedtalk_flare.study.told import as_text
 
 STUDY = parse_study({
@@ -23,7 +24,7 @@ STUDY = parse_study({
 
 
 def result(variant: str, seed: int, psnr: dict[str, dict[str, float | None]]) -> dict:
-    return {"variant": variant, "seed": seed, "seconds": 60.0, "summary": None, "made_from": {},
+    return {"variant": variant, "seed": seed, "day": "2026-01-03", "seconds": 60.0, "summary": None, "made_from": {},
             "made_by": {"code": "0a1b", "torch": "2"}, "people": {
         site: {person: {"shared": {"psnr_mask": value}, "backbone": {"psnr_mask": 8.0},
                         "ground_truth": {"psnr_mask": 100.0}}
@@ -115,6 +116,39 @@ def test_a_difference_between_runs_of_other_code_says_so_and_is_never_settled() 
     assert differences(Results(STUDY, runs))[1][1][0] == "two - backbone"
 
 
+def test_runs_of_code_that_decides_the_same_numbers_are_compared_and_keep_their_own_digest() -> None:
+    runs = [result(name, seed, {"site-1": {"a": value + 0.01 * seed}}) for name, value in (("one", 21.0), ("two", 20.0))
+            for seed in (1, 2)]
+    for run, code in zip(runs, [*provenance.SAME_NUMBERS, "0a1b"], strict=False):
+        run["made_by"] = {"code": code, "torch": "2"}
+    found = Results(STUDY, runs)
+    assert differences(found)[1][0][:2] == ["one - two", "**+1.00 [+1.00, +1.00]**"]
+    (maker,) = found.makers
+    assert all(run["made_by"]["code"] in maker for run in runs) and "study/provenance.py" in maker
+
+
+def test_where_noise_drowns_the_estimate_the_snr_is_a_bound() -> None:
+    def snr_of(*estimates: float) -> str:
+        run = result("one", 1, {"site-1": {"a": 20.0}})
+        run["summary"] = {"values": 10_000, "rounds": [{"snr": one, "epsilon": {"receivers": 8.0}}
+                                                       for one in estimates]}
+        (line,) = [line for line in means(Results(STUDY, [run]))[1] if line[0] == "one"]
+        return line[-2]
+
+    assert snr_of(0.0, 0.08) == "< 0.1" and snr_of(0.3, 0.4) == "0.35"
+
+
+def test_damaged_sites_weights_are_told_apart() -> None:
+    run = result("bad", 1, {"site-1": {"a": 18.0}, "site-2": {"c": 1.0}})
+    sites = {site: {"weight": weight, "score": score, "bytes_up": 2e6, "bytes_down": 1e6}
+             for site, weight, score in (("site-1", 0.9, 0.75), ("site-2", 0.1, 0.25))}
+    run["summary"] = {"rounds": [{"sites": sites, "epsilon": {}, "seconds": {"wall": 3.0, "aggregate": 0.5}}]}
+    head, (line,) = rounds(Results(STUDY, [run]))
+    told = dict(zip(head, line, strict=True))
+    assert (told["weight"], told["weight, damaged"]) == ("0.900", "0.100")  # site-2 is damaged
+    assert (told["score"], told["score, damaged"]) == ("0.750", "0.250")
+
+
 def test_damaged_sites_are_left_out_of_a_comparison() -> None:
     head, lines = differences(RESULTS)
     assert [line[0] for line in lines] == ["one - two", "one - all", "one - two at site-2", "one - bad",
@@ -151,14 +185,14 @@ def test_tables_are_markdown_and_latex() -> None:
 def test_a_variant_with_noise_shows_what_it_promises() -> None:
     def noised(run: dict, epsilon: float | str) -> dict:
         rounds = [{"snr": 0.1, "epsilon": {"receivers": 5.0}}, {"snr": 0.0728, "epsilon": {"receivers": epsilon}}]
-        return {**run, "summary": {"rounds": rounds}}
+        return {**run, "summary": {"rounds": rounds, "values": 90_112}}
 
     quiet = result("two", 1, {"site-1": {"a": 19.0}})
     quiet["summary"] = {"rounds": [{"snr": None, "epsilon": {"receivers": None}}]}
     head, lines = means(Results(STUDY, [noised(result("one", 1, {"site-1": {"a": 20.0}}), 63.8935), quiet]))
     told = {line[0]: line[-3:-1] for line in lines}
     assert head[-3:-1] == ["epsilon", "SNR up"]
-    assert told["one"] == ["63.89", "0.086"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
+    assert told["one"] == ["63.89", "0.087"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
     head, _ = means(Results(STUDY, [quiet]))
     assert "epsilon" not in head
 

@@ -1,7 +1,9 @@
 """Attacks on a federation, shipped so that its promises are measured and not only computed.
 
 Each attack is given what it attacks as a function or as bytes (the real mechanism, weights, check, ciphertexts): it
-knows nothing of how they are made, as an attacker would not. `privfedtalk_flare/audit.py` hands it the real ones.
+knows nothing of how they are made, as an attacker would not. `privfedtalk privacy audit` hands it those of a run
+(canaries, liar, scalars); tests and `tests/benchmarks/membership.py` the others (curious, keys, membership), which need
+a training of their own or a broken mechanism to compare with.
 """
 
 

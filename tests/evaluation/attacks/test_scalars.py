@@ -9,8 +9,10 @@ from privfedtalk_flare.privacy.mechanism import release_score
 
 WIDE = Spread(mean=0.8, between=0.1, within=0.02)
 """Assumed: people as far apart as 1.6 steps of the grid."""
-DEMO = Spread(mean=0.875, between=0.01, within=0.01)
-"""The demo of the README published .875 for both sites in all three rounds: their means lie in one cell of 1/16."""
+ALIKE = Spread(mean=0.875, between=0.01, within=0.01)
+"""Assumed: people whose means lie in one cell of 1/16."""
+DEMO = spread_of([[0.75, 0.75, 0.75], [0.938, 0.938, 0.875]])
+"""What the demo of the README published."""
 
 
 def coarse(scores):
@@ -31,9 +33,15 @@ def test_coarse_scores_of_people_who_differ_name_them():
     assert found.worst > 0.75 and found.person > 0.5 and found.chance == 1 / 8
 
 
-def test_coarse_scores_of_people_as_alike_as_the_demos_say_little():
-    found = name_people(coarse, DEMO, sites=8, rounds=20)
+def test_coarse_scores_of_people_who_are_alike_say_little():
+    found = name_people(coarse, ALIKE, sites=8, rounds=20)
     assert found.worst < 0.6 and found.person < 0.45
+
+
+def test_coarse_scores_of_the_demos_two_sites_tell_which_is_worse():
+    """As `privacy/THREATS.md` and the README say: they are public."""
+    found = name_people(coarse, DEMO, sites=2, rounds=3)
+    assert found.worst > 0.8 and found.chance == 1 / 2
 
 
 def test_noised_scores_name_hardly_anyone_over_20_rounds():
