@@ -24,6 +24,8 @@ SAME_NUMBERS = {
     "e5e404c4": "the digest is of reliability.py too; heads of tables, the name of a function",
     "fb30131f": "the digest leaves docstrings out",
     "777d196e": "jobs for a site's own clips, words, two defaults of TDC that every study sets itself",
+    "c5115de7": "what a summary may hold is checked as it is read; words of tables and of how little a signal is",
+    "49bc1422": "the digest reads the files in the same order wherever the package lies",
 }
 """Digests of code that decides the same numbers in every study, and in what each differs from the one before it, as
 whoever changed it found by reading the change. A result keeps the digest of the code that made it."""
@@ -53,8 +55,8 @@ def covered() -> list[Path]:
         found = [place] if place.is_file() else list(place.rglob("*.py"))
         if not found:
             raise FileNotFoundError(f"{place}: no code here, though the digest of a run's code is to be of it")
-        files += found
-    return sorted(files)
+        files += sorted(found)
+    return files
 
 
 def _said(file: Path) -> str:
