@@ -10,9 +10,9 @@ from privfedtalk_flare.privacy.mechanism import release_score
 WIDE = Spread(mean=0.8, between=0.1, within=0.02)
 """Assumed: people as far apart as 1.6 steps of the grid."""
 ALIKE = Spread(mean=0.875, between=0.01, within=0.01)
-"""Assumed: people whose means lie in one cell of 1/16."""
-DEMO = spread_of([[0.75, 0.75, 0.75], [0.938, 0.938, 0.875]])
-"""What the demo of the README published."""
+"""Assumed: people whose means lie in one cell of 1/16, as both sites' in the demo of the README."""
+APART = spread_of([[0.75, 0.75, 0.75], [0.938, 0.938, 0.875]])
+"""What an earlier demo of other clips published."""
 
 
 def coarse(scores):
@@ -38,9 +38,9 @@ def test_coarse_scores_of_people_who_are_alike_say_little():
     assert found.worst < 0.6 and found.person < 0.45
 
 
-def test_coarse_scores_of_the_demos_two_sites_tell_which_is_worse():
+def test_coarse_scores_of_two_sites_whose_people_differ_tell_which_is_worse():
     """As `privacy/THREATS.md` and the README say: they are public."""
-    found = name_people(coarse, DEMO, sites=2, rounds=3)
+    found = name_people(coarse, APART, sites=2, rounds=3)
     assert found.worst > 0.8 and found.chance == 1 / 2
 
 
