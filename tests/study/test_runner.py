@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,7 @@ def test_a_result_says_which_code_made_it_and_on_what(out: Path) -> None:
     assert made == made_by() and made["torch"] == torch.__version__ and len(made["code"]) == 8
     told = (out / "results.md").read_text(encoding="utf-8")
     makers = f"code of digest {made['code']}, torch {made['torch']}, device {made['device']}"
-    assert f"minutes by {makers}; held-out clips" in told
+    assert f"minutes on {result(out, 'local')['day']}, by {makers}; held-out clips" in told
 
 
 def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_for_todays(
@@ -230,7 +231,8 @@ def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_pat
 def test_a_study_that_is_told_to_end_leaves_no_process(number: signal.Signals, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "privfedtalk_flare.cli", "study", str(file), "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # whoever runs this under `nohup` has SIGHUP ignored
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=heard) as process:
         assert waited_for(lambda: len(processes_of(out)) >= 2, 120)  # a simulator in the middle of its run
         process.send_signal(number)
         assert process.wait(20) == 128 + number

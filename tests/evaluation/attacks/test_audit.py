@@ -47,9 +47,9 @@ def test_a_run_whose_noise_is_a_quarter_of_what_it_promised_ends_in_an_error(tmp
 
 def test_half_the_noise_is_found_in_a_ledgers_second_job_too(tmp_path, capsys, monkeypatch):
     """Its epsilon is for both jobs, the canaries play in the rounds of one."""
-    path = save_summary(run_of(rounds=3, earlier=6), tmp_path / "summary.json")
+    path = save_summary(run_of(sigma=1.0, rounds=3, earlier=6), tmp_path / "summary.json")
     command(path)
-    assert "promised epsilon 1.70 at delta 1e-05 by these rounds, 3.15 with earlier ones" in capsys.readouterr().out
+    assert "promised epsilon 8.39 at delta 1e-05 by these rounds, 16.68 with earlier ones" in capsys.readouterr().out
     release = mechanism.release
     monkeypatch.setattr(mechanism, "release", lambda *args, noise_multiplier, **more:
                         release(*args, noise_multiplier=noise_multiplier / 2, **more))
