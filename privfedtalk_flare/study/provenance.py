@@ -26,6 +26,7 @@ SAME_NUMBERS = {
     "777d196e": "jobs for a site's own clips, words, two defaults of TDC that every study sets itself",
     "c5115de7": "what a summary may hold is checked as it is read; words of tables and of how little a signal is",
     "49bc1422": "the digest reads the files in the same order wherever the package lies",
+    "6b6c407d": "what the planner says of a signal below the noise",
 }
 """Digests of code that decides the same numbers in every study, and in what each differs from the one before it, as
 whoever changed it found by reading the change. A result keeps the digest of the code that made it."""

@@ -120,6 +120,14 @@ def test_a_handful_of_people():
     assert "0 (not even 1)" in render(plan, 100)
 
 
+@pytest.mark.parametrize(("people", "epsilon", "learns"), [
+    (256, 2.0, "may still learn"), (64, 16.0, "may still learn"), (64, 2.0, "learns little, if anything"),
+    (16, 2.0, "learns next to nothing")])
+def test_below_snr_1_it_says_what_study_scale_found(people, epsilon, learns):
+    plan = make_plan(Study(identities=people, rounds=2, epsilon=epsilon, mode="uniform", values=22_528))
+    assert any(learns in line for line in plan.words)
+
+
 def test_a_crowd():
     plan = make_plan(Study(identities=10 ** 9, rounds=100, mode="uniform"))
     assert plan.outlooks[0].rounds == MOST_ROUNDS and "1,000,000 or more" in render(plan, 100)
