@@ -27,11 +27,13 @@ acceptance: .venv/.installed-test
 	$(BIN)/python -m pytest -m acceptance
 
 .venv/.installed: setup.cfg pyproject.toml
+	@echo "Installing into .venv: minutes, and about 6 GB"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 .venv/.installed-test: setup.cfg pyproject.toml
+	@echo "Installing into .venv: minutes, and about 6 GB"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch .venv/.installed $@

@@ -55,8 +55,9 @@ class Report:
         lines = [f"canaries: {c.canaries}, {c.included} took part; promised epsilon {c.promised:.2f} at delta "
                  f"{c.delta:g}{earlier}",
                  f"  counting guesses: at least {c.counted:.2f} (95 %; all guesses right would show {c.countable:.2f})",
-                 f"  Gaussian fit: {c.fitted.estimate:.2f}, at least {c.fitted.low:.2f} (95 %; one of twenty sound "
-                 f"runs passes its promise here), at least {c.fitted.sure:.2f} (all but one in a million)",
+                 f"  Gaussian fit: {c.fitted.estimate:.2f}, at least {c.fitted.low:.2f} (95 %: of twenty runs that "
+                 f"keep their promise, one is put above it here), at least {c.fitted.sure:.2f} (all but one in a "
+                 "million)",
                  "  VIOLATION: more is given away than is promised; do not publish from this installation"
                  if c.violation else "  no violation found"]
         if self.liar is not None:

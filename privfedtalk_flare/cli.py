@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"privfedtalk: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("privfedtalk: stopped", file=sys.stderr)
         return 130
     return 0
 
@@ -167,7 +168,7 @@ def _study(parsed: argparse.Namespace) -> None:
     print(f"\n{text}\n{write_whole(out / 'results.md', text.encode(), READABLE)}")
     print(report(out, None, None))
     if parsed.record is not None:
-        print(record(results, parsed.record))
+        print(record(results, parsed.record, parsed.study))
 
 
 def _add_job(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

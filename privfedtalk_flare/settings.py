@@ -233,7 +233,8 @@ def _checked(value: Any, hint: Any, metadata: Mapping[str, Any], where: str) -> 
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise SettingsError(f"{where}: expected {hint.__name__}, got {value!r}")
+        quote = " (YAML takes off, on, no and yes for one unless they are quoted)" if isinstance(value, bool) else ""
+        raise SettingsError(f"{where}: expected {hint.__name__}, got {value!r}{quote}")
     if isinstance(value, float) and not math.isfinite(value):
         raise SettingsError(f"{where}: must be finite, got {value!r}")
     choices, low, high = (metadata.get(k) for k in ("choices", "low", "high"))

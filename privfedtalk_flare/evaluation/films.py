@@ -73,11 +73,12 @@ def has(weights: Path | None, metric: str) -> bool:
     return weights is not None and (weights / WEIGHTS[metric]).is_file()
 
 
-def missing(weights: Path | None) -> list[str]:
-    """A sentence for each metric that is left out."""
-    where = f"in {weights}" if weights is not None else "was named; --weights FOLDER says where it lies"
-    return [f"{FILM_METRICS[metric].split()[0]} is left out: no {name} {where}." for metric, name in WEIGHTS.items()
-            if not has(weights, metric)]
+def missing(weights: Path | None) -> str:
+    """Which metrics are left out for want of which files, "" where none is."""
+    lacking = [f"{FILM_METRICS[metric].split()[0]} ({name})" for metric, name in WEIGHTS.items()
+               if not has(weights, metric)]
+    where = f"in {weights}" if weights is not None else "named; --weights FOLDER says where they lie"
+    return f"Left out, as their weights are not {where}: {', '.join(lacking)}." if lacking else ""
 
 
 def load_lpips(path: Path) -> nn.Module:

@@ -25,6 +25,18 @@ METRICS = {"psnr_mask": "PSNR\nmask\ndB up", "psnr": "PSNR\nall\ndB up", "ssim":
            "warp": "warp\ngrey\nto real", "jitter_ratio": "jitter\nratio\nto 1"}
 """Metrics in the order of the table, with their head: name, unit, direction; `evaluation.metrics` and `.temporal` have
 their definitions."""
+MEANINGS = {
+    "psnr_mask": "PSNR mask: of the pixels that the generator paints", "psnr": "PSNR all: of the whole picture",
+    "ssim": "SSIM: structural similarity of the whole picture",
+    "sync": "sync: correlation of the mouth's opening, recovered from pixels, with the true one",
+    "sync_offset": "offset: frames by which they are apart",
+    "identity": "ident.: cosine of identity embeddings, generated against real",
+    "flicker": "flick.: change from frame to frame where the real film is still",
+    "flicker_gap": "flick. gap: distance of the two films' changes from frame to frame",
+    "motion_ratio": "motion: how much of the real movement there is",
+    "warp": "warp: what is left of a frame in the next one, moved back along the real film's flow",
+    "jitter_ratio": "jitter: how unsteady the mouth's opening is, of how unsteady it should be"}
+"""Each metric in a phrase, below a table of them."""
 _THREE_DIGITS = ("ssim", "sync", "identity", "motion_ratio", "jitter_ratio")
 """Metrics within [-1, 1]: shown with three decimals, the others with two."""
 UNBOUNDED = "unbounded"
@@ -52,6 +64,15 @@ Rows = dict[str, dict[str, dict[str, float | None]]]
 def digits(metric: str) -> int:
     """Decimals that a metric is shown with."""
     return 3 if metric in _THREE_DIGITS else 2
+
+
+def legend(metrics: Iterable[str]) -> str:
+    """What these metrics are, in one sentence.
+
+    >>> legend(["ssim", "motion_ratio"])
+    'SSIM: structural similarity of the whole picture; motion: how much of the real movement there is.'
+    """
+    return "; ".join(MEANINGS[name] for name in metrics) + "."
 
 
 class SummaryError(ValueError):

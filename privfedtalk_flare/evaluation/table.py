@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Rows, Summary, digits
+from privfedtalk_flare.privacy.words import known_snr
 from privfedtalk_flare.text import as_text
 
 _MISSING = "-"
@@ -21,7 +23,7 @@ def render(summary: Summary, width: int = 100) -> str:
     """The whole summary, `width` columns wide at most, without colour."""
     parts: list[Table | str] = [*(_rows_and_words(summary.rows) if summary.rows else [])]
     if summary.rounds:
-        parts += [_rounds(summary.rounds), *epsilon_words(summary)]
+        parts += [_rounds(summary), *epsilon_words(summary)]
     parts.append(totals(summary))
     for head, lines in (("videos", summary.videos), ("adapters", summary.adapters), ("notes", summary.notes)):
         parts += [f"{head}: {line}" for line in lines]
@@ -75,12 +77,12 @@ def _cell(told: Mapping[str, float | None] | None, decimals: int, count: int) ->
     return [f"{told['mean']:.{decimals}f}", *spread, *([f"n={told['n']:.0f}"] if told["n"] < count else [])]
 
 
-def _rounds(rounds: list[Round]) -> Table:
+def _rounds(summary: Summary) -> Table:
     table = _table("Rounds of the shared adapter")
     for head in ROUND_HEADS:
         site = head == "site"
         table.add_column(head, justify="left" if site else "right", no_wrap=not site, overflow="fold")
-    for cells in round_lines(rounds):
+    for cells in round_lines(summary.rounds, summary.values):
         table.add_row(*cells)
     return table
 
@@ -89,11 +91,12 @@ ROUND_HEADS = ("round", "site", "weight", "score", "clips", "MB\nup", "MB\ndown"
                *(f"eps\n{name}" for name in VIEWS.values()), "SNR", "wall\ns", "sum\ns")
 
 
-def round_lines(rounds: Sequence[Round]) -> list[list[str]]:
-    """The cells below `ROUND_HEADS`: one line a site; what holds for the round stands in its first line."""
+def round_lines(rounds: Sequence[Round], values: int | None) -> list[list[str]]:
+    """The cells below `ROUND_HEADS`: one line a site; what holds for the round stands in its first line. `values`: of
+    an update, as far as known."""
     lines = []
     for entry in rounds:
-        whole = [*(number(entry.epsilon.get(view), ".2f") for view in VIEWS), number(entry.snr, ".3f"),
+        whole = [*(number(entry.epsilon.get(view), ".2f") for view in VIEWS), _snr(entry.snr, values),
                  number(entry.seconds.get("wall"), ".1f"), number(entry.seconds.get("aggregate"), ".2f")]
         for i, (site, told) in enumerate(sorted(entry.sites.items())):
             moved = [told[key] / 1e6 if key in told else None for key in ("bytes_up", "bytes_down")]
@@ -101,6 +104,14 @@ def round_lines(rounds: Sequence[Round]) -> list[list[str]]:
                           number(told.get("score"), ".3f"), number(told.get("count"), ".0f"),
                           *(number(value, ".2f") for value in moved), *(whole if i == 0 else [""] * len(whole))])
     return lines
+
+
+def _snr(estimate: float | None, values: int | None) -> str:
+    """The estimate where it says something, or what it is below (`known_snr`)."""
+    if estimate is None or values is None:
+        return number(estimate, ".2f")
+    ratio, most = known_snr(estimate, math.inf, values)
+    return f"{'<' if most else ''}{ratio:.2f}"
 
 
 def number(value: float | str | None, form: str) -> str:

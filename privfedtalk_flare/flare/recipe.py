@@ -40,7 +40,9 @@ from privfedtalk_flare.settings import (
 CUSTOM = "privfedtalk_flare.custom"
 """Package whose `study_*` files every job carries as its `app/custom`."""
 
-SECTIONS = ("data", "adapter", "training", "personalize", "reliability", "privacy", "encryption", "rounds", "backbone")
+SECTIONS = {"data": DataSettings, "adapter": AdapterSettings, "training": TrainingSettings,
+            "personalize": TrainingSettings, "reliability": ReliabilitySettings, "privacy": PrivacySettings,
+            "encryption": EncryptionSettings, "rounds": RoundSettings, "backbone": BackboneSettings}
 """The settings of a job, in the order in which its configuration shows them."""
 
 

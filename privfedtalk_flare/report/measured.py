@@ -26,9 +26,10 @@ _SAID = ("Of the {common} films whose people every line has, each with the last 
 def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
     """A line for each name's films, below the real ones and copies of the picture that each was made from; `weights` as
     `films.measure_each`."""
-    named, lacking = {name: films for name, films in named.items() if films}, missing(weights)
-    if not named or len(lacking) == len(FILM_METRICS):
-        return Section("Films by networks", lacking if named else [])
+    named = {name: films for name, films in named.items() if films}
+    known, lacking = [name for name in FILM_METRICS if has(weights, name)], missing(weights)
+    if not named or not known:
+        return Section("Films by networks", [lacking] if named else [])
     pairs = {name: {at: _pair(film) for at, film in films.items()} for name, films in named.items()}
     first = next(iter(pairs.values()))
     still = {at: _picture(film.reference) for at, film in next(iter(named.values())).items() if film.reference}
@@ -38,16 +39,15 @@ def measured(named: Mapping[str, Films], weights: Path | None) -> Section:
     rows = {name: films for name, films in rows.items() if films}
     common = sorted(set.intersection(*(set(films) for films in rows.values())))
     if not common:
-        return Section("Films by networks", ["Nobody has a film in every line, so none can be compared.", *lacking])
+        return Section("Films by networks", ["Nobody has a film in every line, so none can be compared.", lacking])
     kept = {name: [films[at] for at in common] for name, films in rows.items()}
     told = iter(measure_each([film for films in kept.values() for film in films], weights))  # networks are loaded once
     each = {name: {at: next(told) for at in common} for name in kept}
     together = {name: measure_together(films, weights) for name, films in kept.items()}
-    known = [name for name in FILM_METRICS if has(weights, name)]
     body = [[name, *(f"{together[name][metric]:.3f}" if metric in together[name] else
                      shown(estimate({at: values[metric] for at, values in each[name].items() if metric in values}), 3)
                      for metric in known)] for name in rows]
-    return Section("Films by networks", [_SAID.format(common=len(common)), *lacking],
+    return Section("Films by networks", [_SAID.format(common=len(common)), lacking],
                    [(["", *(FILM_METRICS[name] for name in known)], body)])
 
 

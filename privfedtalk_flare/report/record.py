@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from privfedtalk_flare.files import READABLE, write_whole
@@ -15,14 +16,15 @@ FIGURE = "psnr_mask"
 """The metric that a study's picture shows."""
 
 
-def record(results: Results, path: Path) -> Path:
+def record(results: Results, path: Path, called: str) -> Path:
     """Writes the study into the Markdown file `path`, in place of what it said of it before; other studies stay. Its
-    picture lies beside `path`."""
+    picture lies beside `path`. `called`: the study's name or file, as `privfedtalk study` was given it."""
     study = results.study.name
     begin, end = (f"<!-- {word} of study {study} -->" for word in ("begin", "end"))
     before = path.read_text(encoding="utf-8") if path.is_file() else _HEAD
+    again = shlex.join(["privfedtalk", "study", called, "--record", str(path)])
     told = (f"{begin}\n\n{as_text(results)}\n{_figure(results, path)}"
-            f"`privfedtalk study {study} --record {path}`\n\n{end}")
+            f"`{again}`\n\n{end}")
     there = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     whole = there.sub(lambda _: told, before) if there.search(before) else f"{before.rstrip()}\n\n{told}"
     return write_whole(path, f"{whole.rstrip()}\n".encode(), READABLE)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privfedtalk_flare.evaluation.summary import METRICS, UNBOUNDED, Round, Summary
+from privfedtalk_flare.evaluation.summary import METRICS, UNBOUNDED, Round, Summary, legend
 from privfedtalk_flare.evaluation.table import (
     ROUND_HEADS,
     VIEWS,
@@ -30,13 +30,15 @@ _AT_HOME = "Videos, losses and times of training stay at their sites; none is he
 def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Section]:
     """`folder`: where the sites' run folders may lie (a simulation, a POC); `weights` as `films.measure_each`."""
     films, work = films_in(folder), _work_in(folder)
+    known = [name for name in METRICS if any(name in metrics for metrics in summary.rows.values())]
     said = [f"The first {FILMS} of {len(films)}; the others lie beside them."] if len(films) > FILMS else []
     return [Section("Samples", films=films[:FILMS], texts=said if films or work else [_AT_HOME]),
-            *([Section("Held-out clips", tables=[_rows(summary)], texts=[
-                f"Mean over {people(summary.rows)} people, standard deviation in brackets."])] if summary.rows else []),
+            *([Section("Held-out clips", tables=[_rows(summary, known)], texts=[
+                f"Mean over {people(summary.rows)} people, standard deviation in brackets. {legend(known)}"])]
+              if summary.rows else []),
             measured({"generated": {(0, film.person): film for film in films}}, weights),
             Section("Learning", charts=_learning(work)),
-            Section("Rounds", tables=[_rounds(summary.rounds)] if summary.rounds else [], charts=_curves(summary),
+            Section("Rounds", tables=[_rounds(summary)] if summary.rounds else [], charts=_curves(summary),
                     texts=epsilon_words(summary) if summary.rounds else []),
             Section("Seconds and bytes by part", tables=[_parts(summary, work)]),
             Section("Settings and notes", texts=[totals(summary), *summary.notes])]
@@ -65,15 +67,14 @@ def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
             for path in sorted(folder.rglob(worklog.FILE_NAME))}
 
 
-def _rows(summary: Summary) -> Table:
-    known = [name for name in METRICS if any(name in metrics for metrics in summary.rows.values())]
+def _rows(summary: Summary, known: Sequence[str]) -> Table:
     body = [[row, *(f"{mean} ({', '.join(others)})" if others else mean for mean, *others in cells)]
             for row, cells in row_lines(summary.rows, known)]
     return ["", *map(heading, known)], body
 
 
-def _rounds(rounds: Sequence[Round]) -> Table:
-    return [" ".join(head.split()) for head in ROUND_HEADS], round_lines(rounds)
+def _rounds(summary: Summary) -> Table:
+    return [" ".join(head.split()) for head in ROUND_HEADS], round_lines(summary.rounds, summary.values)
 
 
 _SERVER = ("aggregate", "wall")
@@ -130,7 +131,8 @@ def _curves(summary: Summary) -> list[Chart]:
                     "Epsilon by who is looking, over all rounds so far"
                     + (f"; unbounded for {', '.join(unbounded)}" if unbounded else "")),
               Chart(lines({"signal to noise": of_round(lambda entry: entry.snr)}, "round", "ratio"),
-                    "Signal of a step, in its noise"),
+                    "Signal of a step, in its noise: chance alone makes estimates as large as those that the table "
+                    "shows as a bound"),
               Chart(lines(seconds, "round", "seconds"), "Time of a round, and of the server's sum in it"),
               Chart(lines(by_site("bytes_up", 1e6), "round", "MB"), "Megabytes up, by site")]
     return [chart for chart in charts if chart.svg]

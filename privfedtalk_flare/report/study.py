@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from privfedtalk_flare.evaluation.summary import legend
 from privfedtalk_flare.report.charts import intervals
 from privfedtalk_flare.report.measured import Films, measured
 from privfedtalk_flare.report.page import Chart, Film, Section
@@ -25,7 +26,7 @@ def sections_of(results: Results, out: Path, weights: Path | None) -> list[Secti
     films = _films(results, out)
     return [Section("Results", texts=[status(results)], tables=[means(results)]),
             replace(_told("Differences", PAIRED, differences(results)), charts=_intervals(results)),
-            Section("Every metric", tables=[means(results, metrics_of(results))]),
+            Section("Every metric", [legend(metrics_of(results))], [means(results, metrics_of(results))]),
             measured(films, weights),
             _samples(films),
             _told("Rounds", ROUNDS, rounds(results))]

@@ -159,11 +159,11 @@ def load_study(name: str) -> Study:
             raise SettingsError(f"study {name!r}: no such file, and no shipped study; the choices are "
                                 f"{', '.join(sorted(shipped))}")
         path = shipped[name]
+    text = path.read_text(encoding="utf-8")
     try:
-        text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+        raise SettingsError(f"{path}: not valid YAML: {error}".replace('in "<unicode string>", ', "")) from error
     return parse_study(content, str(path), text)
 
 
@@ -184,7 +184,7 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
     if row not in ROWS:
         raise SettingsError(f"{where}: row {row!r}; the choices are {', '.join(ROWS)}")
     base = _sections(content.get("job") or {}, RUNNABLE, f"{where}: job")
-    people = _mapping(content.get("corpus") or {}, f"{where}: corpus")
+    people = _people(content.get("corpus"), f"{where}: corpus")
     variants = {str(name): _variant(str(name), told or {}, base, people, seeds, f"{where}: variants.{name}")
                 for name, told in _mapping(content["variants"], f"{where}: variants").items()}
     for variant in variants.values():
@@ -205,7 +205,7 @@ def _variant(name: str, told: Any, base: Mapping[str, Mapping[str, Any]], people
     _known(told, ("method", "aggregator", "corpus", "seeds", *RUNNABLE), where)
     own = _sections({key: told[key] for key in told if key in RUNNABLE}, RUNNABLE, where)
     merged = {section: {**base.get(section, {}), **own.get(section, {})} for section in {**base, **own}}
-    corpus = parse(CorpusSpec, {**people, **_mapping(told.get("corpus") or {}, f"{where}.corpus")}, f"{where}.corpus")
+    corpus = parse(CorpusSpec, {**people, **_people(told.get("corpus"), f"{where}.corpus")}, f"{where}.corpus")
     method = told.get("method", "federated")
     if method not in METHODS:
         raise SettingsError(f"{where}.method: {method!r}; the choices are {', '.join(METHODS)}")
@@ -217,11 +217,14 @@ def _variant(name: str, told: Any, base: Mapping[str, Mapping[str, Any]], people
 
 
 def _comparison(told: Any, variants: Mapping[str, Variant], where: str) -> Comparison:
-    if not (isinstance(told, list) and 2 <= len(told) <= 4 and all(isinstance(name, str) for name in told[:2])
-            and told[0] in variants and told[1] in (*variants, BACKBONE)):
-        raise SettingsError(f"{where}: {told!r}: give two of {', '.join(variants)} (or {BACKBONE} as the "
-                            "second), then a list of sites, a row, both or nothing")
+    choices = (f"give two of {', '.join(variants)} (or {BACKBONE} as the second), then a list of sites, a row, both or "
+               "nothing")
+    if not (isinstance(told, list) and 2 <= len(told) <= 4 and all(isinstance(name, str) for name in told[:2])):
+        raise SettingsError(f"{where}: {told!r}: {choices}")
     first, second, *rest = told
+    for name, known in ((first, variants), (second, (*variants, BACKBONE))):
+        if name not in known:
+            raise SettingsError(f"{where}: {told!r}: {name!r} is none of them; {choices}")
     of = [variants[name] for name in (first, second) if name != BACKBONE]
     if not set.intersection(*(set(variant.seeds) for variant in of)):
         raise SettingsError(f"{where}: {first} and {second} have no seed in common, so nobody is in both")
@@ -263,7 +266,10 @@ def as_plain(variant: Variant) -> dict[str, Any]:
 
 
 def _check_training(variant: Variant, where: str) -> None:
-    recipe = recipe_of(variant, 0)
+    try:
+        recipe = recipe_of(variant, 0)
+    except SettingsError as error:  # settings that do not go together; each by itself was checked where it stands
+        raise SettingsError(f"{where}: {error}") from error
     if variant.aggregator:
         module, _, name = str(variant.aggregator).rpartition(".")
         try:
@@ -298,7 +304,16 @@ def _sections(content: Any, known: tuple[str, ...], where: str) -> dict[str, dic
     for name, values in content.items():
         if not isinstance(values, Mapping):
             raise SettingsError(f"{where}.{name}: expected settings, got {values!r}")
+        parse(SECTIONS[name], values, f"{where}.{name}")
     return {name: dict(values) for name, values in content.items()}
+
+
+def _people(content: Any, where: str) -> dict[str, Any]:
+    told = dict(_mapping(content or {}, where))
+    if type(told.get("clips")) is int:
+        told["clips"] = [told["clips"]]
+    parse(CorpusSpec, told, where)
+    return told
 
 
 def _mapping(content: Any, where: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -30,8 +30,8 @@ TRIES = 3
 def run_study(study: Study, out: Path, say: Callable[[str], None], record: Path | None = None) -> list[dict[str, Any]]:
     """Runs what is not in `out` yet, and returns every run's result. Stopped at any point, it goes on from there.
 
-    `record`: a folder that keeps every result as well, and nothing else of a run: whoever has it can go on with the
-    study on another machine, or tell it again.
+    `record`: a folder that keeps the study's text and every result as well, and nothing else of a run: whoever has it
+    can go on with the study on another machine, or tell it again.
 
     Raises `SettingsError` where `out` holds a run that would be another one today (by its study, by a default, by the
     backbone or the renderer), is in use, or cannot be FLARE's workspace; `RunError` where a run does not end well.
@@ -63,8 +63,10 @@ def _run_missing(study: Study, out: Path, say: Callable[[str], None], record: Pa
             raise SettingsError(f"{places[0]} and {places[1]} hold two runs of {variant.name} seed {seed}; remove one")
         _save(found[0], places)
         results.append(found[0])
-    write_whole(out / STUDY, study.source.encode(), READABLE)  # for whoever reads the results later
-    say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already")
+    for folder in (out, *([record] if record is not None else [])):  # for whoever reads the results later
+        write_whole(folder / STUDY, study.source.encode(), READABLE)
+    say(f"study {study.name}: {len(study.runs)} runs, {len(results)} of them done already; it can be stopped at any "
+        "time, and the same command goes on")
     kept = [out / "runs", *([record] if record is not None else [])]
     _check_clips(study, results, kept)
     for number, (variant, seed, folder, places) in enumerate(waiting, 1):
@@ -150,8 +152,18 @@ def _finished(file: Path, variant: Variant, made: Mapping[str, Any]) -> dict[str
     if not file.is_file():
         return None
     result = json.loads(file.read_text(encoding="utf-8"))
-    differing = [key for key, value in json.loads(json.dumps(made)).items() if result["made_from"].get(key) != value]
-    if differing:
+    now = json.loads(json.dumps(made))
+    if differing := list(_differing(now, {key: result["made_from"].get(key) for key in now})):
         raise SettingsError(f"{file}: a run of {variant.name} as it was before something changed "
-                            f"({', '.join(differing)}); remove it, or give another --out or --record")
+                            f"({'; '.join(differing)}); remove it, or give another --out or --record")
     return result
+
+
+def _differing(now: Mapping[str, Any], before: Mapping[str, Any], at: str = "") -> Iterator[str]:
+    """What `now` says otherwise than `before`, by its place: `settings.training.steps was 2, is 3`."""
+    for key in {**before, **now}:
+        was, value = before.get(key), now.get(key)
+        if isinstance(value, dict) and isinstance(was, dict):
+            yield from _differing(value, was, f"{at}{key}.")
+        elif was != value:
+            yield f"{at}{key} was {was!r:.60}, is {value!r:.60}"

@@ -12,7 +12,8 @@ PAIRED = ("Differences paired by person, of the sites that a line names or else 
           "machine made.")
 
 ROUNDS = ("How sites were weighed, what that promised and what it moved: means over a variant's sites and rounds, "
-          "damaged sites apart; epsilon after the last round. A run's own page has it round by round.")
+          "damaged sites apart; epsilon after the last round, for whoever holds the decrypted adapter (receiv), for "
+          "the server, and for both, the server together with a site. A run's own page has it round by round.")
 
 
 def status(results: Results) -> str:
@@ -21,7 +22,7 @@ def status(results: Results) -> str:
     minutes = sum(run["seconds"] for name in results.variants for run in results.runs(name).values()) / 60
     days = " to ".join(dict.fromkeys((results.days[0], results.days[-1]))) if results.days else ""
     made = f" on {days}, by {'; and by '.join(results.makers)}" if days else ""
-    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} minutes{made}; held-out clips, "
+    return (f"{done} of {len(study.runs)} runs of study {study.name}, {minutes:.0f} min{made}; held-out clips, "
             f"row {study.row}; mean over the people of undamaged sites and half its 95 % interval, over runs where "
             "there are several, else over people. Do not compare lines of different people; use the differences below. "
             "What a metric could gain is ground_truth less backbone.")

@@ -87,9 +87,11 @@ def test_a_metric_without_its_weights_is_left_out_by_name(real: list[np.ndarray]
     assert measure_each(films, None) == [{}, {}]
     assert measure_together(films, None) == {} and set(measure_together(films, weights)) == {"fid", "kid"}
     assert [set(told) for told in measure_each(films, weights)] == [{"lpips"}] * 2
-    assert [line.partition(":")[0] for line in missing(tmp_path)] == ["LPIPS is left out", "FID is left out",
-                                                                      "KID is left out", "ArcFace is left out",
-                                                                      "LSE-D is left out", "LSE-C is left out"]
-    assert len(missing(weights)) == 3
+    assert missing(tmp_path) == (
+        f"Left out, as their weights are not in {tmp_path}: LPIPS (lpips_alex.safetensors), FID "
+        "(inception.safetensors), KID (inception.safetensors), ArcFace "
+        "(arcface.safetensors), LSE-D (syncnet.safetensors), LSE-C (syncnet.safetensors).")
+    assert missing(weights).partition(": ")[2] == (
+        "ArcFace (arcface.safetensors), LSE-D (syncnet.safetensors), LSE-C (syncnet.safetensors).")
     with pytest.raises(ValueError, match=r"inception\.safetensors: not the weights of _LPIPS: it lacks \d+ tensors"):
         load_lpips(weights / "inception.safetensors")

@@ -46,7 +46,8 @@ def test_a_runs_page_has_films_tables_curves_and_what_was_promised(run: Path, ru
     for said in ("<td>27.00 (1.00)</td>", "<td>0.900 (n=3)</td>", "<td>3.60</td><td>2.00</td>",
                  "Little is &lt;learnt&gt;.", "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
                  "2 sites, 2 rounds of the shared adapter, 4 people measured.", "Loss of the shared adapter",
-                 "<td>4.00</td><td>inf</td><td>-</td><td>0.010</td>",
+                 "<td>4.00</td><td>inf</td><td>-</td><td>&lt;0.06</td>",
+                 "PSNR mask: of the pixels that the generator paints; sync: correlation",
                  "inf: unbounded", "; unbounded for server",
                  "<td>site-1</td><td>20.0</td><td>4.5</td><td>7,200,000</td><td>4,000,000</td>",
                  "<td>server</td><td></td><td></td><td></td><td></td><td>1.0</td><td>40.0</td>"):
@@ -104,7 +105,8 @@ def test_tables_carry_their_markdown_and_latex(study_page: str) -> None:
 
 
 def test_what_needs_weights_says_so(run_page: str) -> None:
-    assert "LPIPS is left out: no lpips_alex.safetensors was named; --weights FOLDER says where it lies." in run_page
+    assert ("Left out, as their weights are not named; --weights FOLDER says where they lie: LPIPS "
+            "(lpips_alex.safetensors), FID (inception.safetensors), ") in run_page
     assert "<th>films</th>" not in run_page
 
 
@@ -121,7 +123,7 @@ def test_films_are_measured_beside_the_real_ones_by_the_networks_that_are_there(
     assert main(["report", str(tmp_path / "study"), "--out", str(page), "--weights", str(tmp_path / "weights")]) == 0
     table = page.read_text(encoding="utf-8").split("<h2>Films by networks</h2>")[1]
     assert "Of the 3 films whose people every line has" in table and "<th>LPIPS down</th></tr>" in table
-    assert "FID is left out: no inception.safetensors in" in table
+    assert f"Left out, as their weights are not in {tmp_path / 'weights'}: FID (inception.safetensors)," in table
     rows = {name: float(re.search(rf"<td>{name}</td><td>([0-9.]+)[^<]*</td></tr>", table).group(1))
             for name in ("ground_truth", "copy_reference", "a", "b")}
     assert rows["ground_truth"] == 0.0 < rows["a"] < rows["b"]  # b's copies are darker than a's

@@ -35,6 +35,12 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     assert recipe.privacy.mechanism == "off" and recipe.data.source == "site"
 
 
+def test_one_number_of_clips_is_that_of_all_sites() -> None:
+    study = parse_study({**SMALL, "corpus": {"clips": 4}, "compare": [], "variants": {
+        "one": {}, "two": {"corpus": {"clips": 5}}, "three": {"corpus": {"clips": [5], "sites": 2}}}}, "study.yaml")
+    assert [variant.corpus.clips for variant in study.variants.values()] == [(4,), (5,), (5,)]
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"seeds": []}, "seeds is missing"),
     ({"seeds": [-1]}, r"seeds \[-1\] must be a list of integers"),
@@ -42,14 +48,17 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
     ({"row": "best"}, "row 'best'; the choices are shared, personalized"),
     ({"job": {"data": {"people": 3}}}, "unknown key data; the choices are adapter, training"),
     ({"job": {"training": 4}}, "job.training: expected settings, got 4"),
-    ({"variants": {"one": {"training": {"stepps": 3}}}}, "unknown setting 'stepps'"),
+    ({"variants": {"one": {"training": {"stepps": 3}}}},
+     "study.yaml: variants.one.training: unknown setting 'stepps'; the choices are steps"),
+    ({"job": {"training": {"steps": "many"}}}, "study.yaml: job.training.steps: expected int, got 'many'"),
+    ({"job": {"privacy": {"mechanism": False}}}, "job.privacy.mechanism: expected str, got False .YAML takes off, on"),
     ({"variants": {"one": {"method": "magic"}}}, "'magic'; the choices are federated, local, pooled"),
     ({"corpus": {"sites": 2, "clips": [3, 3, 3]}}, "give one number, or one for each of the 2 sites"),
     ({"corpus": {"clips": [2]}}, "each at least 3: 2 clips are held out"),
     ({"corpus": {"damage": "noise"}}, "damage 'noise' at 0 of 4 sites"),
-    ({"corpus": {"damage": "rust", "damaged": 1}}, "'rust'; the choices are none, noise"),
+    ({"corpus": {"damage": "rust", "damaged": 1}}, "study.yaml: corpus.damage: got 'rust'; the choices are none"),
     ({"variants": {"one": {"adapter": {"train": "both"}, "privacy": {"mechanism": "gaussian"}}}},
-     "adapter.train 'both' does not go with privacy.mechanism 'gaussian'"),
+     "study.yaml: variants.one: adapter.train 'both' does not go with privacy.mechanism 'gaussian'"),
     ({"variants": {"../one": {}}}, r"variants.../one: a variant's name is made of letters, digits, spaces"),
     ({"variants": {"a_b": {}}}, "a_b: a variant's name is made of"),
     ({"name": "a/b"}, "name 'a/b': a study's name is made of"),
@@ -66,7 +75,8 @@ def test_variants_differ_in_what_they_say_and_share_the_rest() -> None:
      "there is no aggregator and no noise"),
     ({"compare": "one"}, "must be a list"),
     ({"compare": [[["one"], "one"]]}, "give two of one, two"),
-    ({"compare": [["one", "three"]]}, "give two of one, two"),
+    ({"compare": [["one", "three"]]}, r"\['one', 'three'\]: 'three' is none of them; give two of one, two"),
+    ({"compare": [["backbone", "one"]]}, "'backbone' is none of them; give two of one, two .or backbone as the second"),
     ({"compare": [["one", "far", ["site-1"]]], "variants": {"one": {}, "far": {"seeds": [99]}}}, "no seed in common"),
     ({"compare": [["one", "small", ["site-2"]]],
       "variants": {"one": {}, "small": {"corpus": {"sites": 1, "clips": [3]}}}},
@@ -112,5 +122,5 @@ def test_a_file_is_read_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(SMALL), encoding="utf-8")
     assert load_study(str(tmp_path / "mine.yaml")).name == "small"
     (tmp_path / "mine.yaml").write_text("name: [", encoding="utf-8")
-    with pytest.raises(SettingsError, match="not valid YAML"):
+    with pytest.raises(SettingsError, match=r"(?s)mine.yaml: not valid YAML: .*'\n  line 1, column 8:"):
         load_study(str(tmp_path / "mine.yaml"))

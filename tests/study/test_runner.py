@@ -115,7 +115,9 @@ def test_the_results_are_told_and_what_is_there_is_not_run_again(out: Path, file
 def test_a_study_that_was_changed_does_not_mix_with_what_ran_before(out: Path, file: Path) -> None:
     changed = file.with_name("changed.yaml")
     changed.write_text(file.read_text(encoding="utf-8").replace("steps: 2", "steps: 3"), encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"a run of isfa as it was before something changed \(sections, settings\)"):
+    with pytest.raises(SettingsError, match=(r"a run of isfa as it was before something changed "
+                                             r"\(sections.training.steps was 2, is 3; settings.training.steps was 2, "
+                                             r"is 3\); remove it")):
         run_study(load_study(str(changed)), out, print)
     assert len(results_in(out).variants) == 4  # what ran before can still be read
 
@@ -141,13 +143,13 @@ def test_a_result_says_which_code_made_it_and_on_what(out: Path) -> None:
     assert made == made_by() and made["torch"] == torch.__version__ and len(made["code"]) == 8
     told = (out / "results.md").read_text(encoding="utf-8")
     makers = f"code of digest {made['code']}, torch {made['torch']}, device {made['device']}"
-    assert f"minutes on {result(out, 'local')['day']}, by {makers}; held-out clips" in told
+    assert f"min on {result(out, 'local')['day']}, by {makers}; held-out clips" in told
 
 
 def test_a_run_that_a_default_or_the_backbone_would_make_otherwise_is_not_taken_for_todays(
         out: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_networks", lambda source: ["another"])
-    with pytest.raises(SettingsError, match=r"before something changed \(networks\)"):
+    with pytest.raises(SettingsError, match=r"changed \(networks was \['[0-9a-f]+, is \['another'\]\)"):
         run_study(load_study(str(file)), out, print)
     assert result(out, "local")["made_from"]["settings"]["training"]["batch"] == 1
     assert result(out, "local")["made_from"]["settings"]["adapter"]["rank"] == 8  # a default
@@ -159,9 +161,11 @@ def test_another_machine_goes_on_from_the_record(out: Path, file: Path, tmp_path
     assert main(["study", str(file), "--out", str(out), "--record", str(record)]) == 0
     first = record.read_text(encoding="utf-8")
     assert {path.name for path in values.iterdir()} == {"isfa-1.json", "isfa_shuffled-1.json", "local-1.json",
-                                                        "pooled-1.json"}
-    assert main(["study", str(file), "--out", str(tmp_path / "elsewhere"), "--record", str(record)]) == 0
-    assert "4 of them done already" in capsys.readouterr().out and record.read_text(encoding="utf-8") == first
+                                                        "pooled-1.json", "study.yaml"}
+    kept = str(values / "study.yaml")
+    assert main(["study", kept, "--out", str(tmp_path / "elsewhere"), "--record", str(record)]) == 0
+    assert "4 of them done already" in capsys.readouterr().out
+    assert record.read_text(encoding="utf-8") == first.replace(str(file), kept)  # the same, however it was called
     assert len(results_in(tmp_path / "elsewhere").variants) == 4
 
 
