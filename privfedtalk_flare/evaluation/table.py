@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from privfedtalk_flare.evaluation.summary import METRICS, ROWS, UNBOUNDED, Round, Rows, Summary, digits
-from privfedtalk_flare.privacy.words import known_snr
+from privfedtalk_flare.snr import known_snr
 from privfedtalk_flare.text import as_text
 
 _MISSING = "-"

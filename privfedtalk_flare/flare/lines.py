@@ -9,8 +9,9 @@ from typing import Any
 
 from privfedtalk_flare.evaluation.summary import Round
 from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA, SECRET_SAMPLE, SHARED_NOISE
-from privfedtalk_flare.privacy.words import handful_words, known_snr, snr_bound
+from privfedtalk_flare.privacy.words import handful_words
 from privfedtalk_flare.settings import CLAIMS, SCORED, PrivacySettings, ReliabilitySettings, RoundSettings
+from privfedtalk_flare.snr import known_snr, snr_bound
 
 say = logging.getLogger("privfedtalk_flare.run").info
 """Prints one line of progress: a logger of its own, so that a console can show these and warnings alone."""

@@ -36,8 +36,8 @@ from privfedtalk_flare.flare.scalars import number
 from privfedtalk_flare.flare.sections import plain
 from privfedtalk_flare.privacy import adaptive
 from privfedtalk_flare.privacy.step import StepRefused, check_step
-from privfedtalk_flare.privacy.words import snr_of_step
 from privfedtalk_flare.settings import PrivacySettings, RoundSettings
+from privfedtalk_flare.snr import snr_of_step
 from privfedtalk_flare.training.place import SitePlace
 
 FILE_NAME = "theta.safetensors"

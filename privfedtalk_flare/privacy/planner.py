@@ -20,8 +20,9 @@ from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
 from privfedtalk_flare.privacy.gaussian import AccountError, noise_multiplier_for
 from privfedtalk_flare.privacy.sampled import ACCOUNTANTS, accountant_words, sampled_epsilon
-from privfedtalk_flare.privacy.words import DROWNED, LEARNT, snr_bound
+from privfedtalk_flare.privacy.words import DROWNED, LEARNT
 from privfedtalk_flare.settings import CLAIMS, MODES, SettingsError, setting
+from privfedtalk_flare.snr import snr_bound
 
 TYPICAL_SCORES = (0.5, 0.8)
 """Scores for which `sealed` plans are shown: an unsure site's and a good one's."""

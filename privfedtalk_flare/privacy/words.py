@@ -1,4 +1,4 @@
-"""What the numbers of a private run mean, in words and as a signal-to-noise ratio."""
+"""What the numbers of a private run mean, in words."""
 
 from __future__ import annotations
 
@@ -14,39 +14,6 @@ DROWNED = 0.05
 LEARNT = 0.3
 """Most that a round's SNR could be (`snr_bound`) from which on adapters of rank 2 were seen to gain, by steps of eta 24
 at C 1 (studies privacy and scale)."""
-
-
-def snr_of_step(step_norm: float, noise_std: float, size: int, reach: float = math.inf) -> float:
-    """Estimated |signal| / |noise| of a decrypted step of `size` (D) values.
-
-    `noise_std` is the known standard deviation of the step's noise on a coordinate, eta sqrt(V) with
-    V = sum_k w_k^2 (sigma C / m_k)^2; the noise alone has norm about sqrt(D) s, and what exceeds it is signal:
-    sqrt(max(0, |step|^2 - D s^2)) / (sqrt(D) s), at most `reach` / (sqrt(D) s), where `reach`, eta C, is how far
-    clipped updates move it: chance alone makes the estimate D^(-1/4), .06 for 90,112 values. Without noise: infinity.
-    """
-    if size < 1 or not (math.isfinite(step_norm) and step_norm >= 0 and math.isfinite(noise_std) and noise_std >= 0):
-        raise ValueError("needs a finite step norm and noise of at least 0 and a size of at least 1, got "
-                         f"{step_norm!r}, {noise_std!r} and {size!r}")
-    noise = math.sqrt(size) * noise_std
-    if noise == 0:
-        return math.inf
-    return min(math.sqrt(max(0.0, step_norm ** 2 - noise ** 2)), reach) / noise
-
-
-def snr_bound(identities: float, noise_multiplier: float, sites: int, size: int) -> float:
-    """The most that K sites with `identities` people in all can reach: identities / (sigma sqrt(K D)). Under Poisson
-    sampling `identities` is the number expected in a round, q N (`planner` derives it)."""
-    return identities / (noise_multiplier * math.sqrt(sites * size))
-
-
-def known_snr(estimate: float | None, bound: float, size: int) -> tuple[float, bool]:
-    """(SNR, whether it is only the most that it can be): the `estimate` of a step of `size` values where it says
-    something, which it does from D^(-1/4) on (`snr_of_step`); below that, or without one, what is known is a bound.
-    """
-    if estimate is None:
-        return bound, True
-    resolution = size ** -0.25
-    return (estimate, False) if estimate >= resolution else (min(bound, resolution), True)
 
 
 def handful_words(identities: int, snr: float, epsilon: float, *, most: bool = False) -> str:

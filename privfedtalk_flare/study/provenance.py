@@ -16,7 +16,7 @@ from privfedtalk_flare.flare.recipe import CUSTOM
 from privfedtalk_flare.generator.codec import multiplies_bf16
 
 NUMBERS = ("settings.py", "data", "encryption", "evaluation", "federation", "flare", "generator", "privacy",
-           "reliability.py", "training", "study/alone.py", "study/controls.py", "study/people.py")
+           "reliability.py", "snr.py", "training", "study/alone.py", "study/controls.py", "study/people.py")
 """Modules and folders of the package that decide numbers."""
 
 SAME_NUMBERS = {
@@ -27,7 +27,7 @@ SAME_NUMBERS = {
     "c5115de7": "what a summary may hold is checked as it is read; words of tables and of how little a signal is",
     "49bc1422": "the digest reads the files in the same order wherever the package lies",
     "6b6c407d": "what the planner says of a signal below the noise",
-    "2804a540": "how a table shows a signal below its floor, what metrics are in words, an error's wording",
+    "7068375a": "how a table shows a signal below its floor, what metrics are in words, an error's wording",
 }
 """Digests of code that decides the same numbers in every study, and in what each differs from the one before it, as
 whoever changed it found by reading the change. A result keeps the digest of the code that made it."""

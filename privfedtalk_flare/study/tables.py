@@ -8,7 +8,7 @@ from statistics import fmean
 
 from privfedtalk_flare.evaluation.summary import METRICS, digits
 from privfedtalk_flare.evaluation.table import VIEWS, number
-from privfedtalk_flare.privacy.words import known_snr
+from privfedtalk_flare.snr import known_snr
 from privfedtalk_flare.study.plan import BACKBONE
 from privfedtalk_flare.study.results import Estimate, Results, metrics_of
 
