@@ -34,9 +34,22 @@ def test_four_people_at_sigma_one():
     assert snr_bound(4, 1.0, 2, 90_112) == pytest.approx(0.0094, abs=1e-4)
 
 
-def test_an_estimate_counts_from_where_it_resolves_anything():
-    """90,112 values: .058. What noise alone may show below that says nothing, and the bound does."""
-    assert known_snr(0.3, 0.5, 90_112) == (0.3, False)
+def test_an_estimate_counts_from_where_chance_alone_does_not_make_it():
+    """90,112 values: .097. What noise alone may show below that says nothing, and the bound does."""
+    assert known_snr(0.3, 0.5, 90_112) == (0.3, False) and known_snr(0.098, 0.5, 90_112) == (0.098, False)
     assert known_snr(0.0, 0.0094, 90_112) == known_snr(0.0091, 0.0094, 90_112) == (0.0094, True)
-    assert known_snr(0.01, 5.0, 90_112) == (pytest.approx(0.0577, abs=1e-4), True)
+    assert known_snr(0.01, 5.0, 90_112) == (pytest.approx(0.0976, abs=1e-4), True)
     assert known_snr(None, 0.2, 90_112) == (0.2, True)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.11, 0.2])
+def test_what_is_said_of_a_signal_is_true_but_for_chance(ratio):
+    """Two standard deviations: one estimate in 40 is too large by chance, and one bound in 40 too low."""
+    rng, size, tries = np.random.default_rng(5), 22_528, 2000
+    squares = rng.noncentral_chisquare(size, size * ratio ** 2, tries) if ratio else rng.chisquare(size, tries)
+    told = [known_snr(snr_of_step(math.sqrt(square), 1.0, size), math.inf, size) for square in squares]
+    assert sum(most and value < ratio for value, most in told) <= 0.04 * tries
+    if ratio == 0.0:
+        assert sum(not most for _, most in told) <= 0.04 * tries
+    if ratio == 0.2:
+        assert sum(not most for _, most in told) >= 0.9 * tries

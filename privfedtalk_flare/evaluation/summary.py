@@ -233,9 +233,8 @@ def save_summary(summary: Summary, path: Path) -> Path:
     return write_whole(path, f"{text}\n".encode(), READABLE)
 
 
-def load_summary(run: Path | str) -> Summary:
-    """The summary of RUN: a FLARE workspace, a downloaded job, or the file itself. Raises `SummaryError`."""
-    run = Path(run)
+def find_summary(run: Path) -> Path:
+    """The file of RUN: a FLARE workspace, a downloaded job, or the file itself. Raises `SummaryError`."""
     if run.is_dir():
         found = next((paths for place in _PLACES if (paths := sorted(run.glob(place)))), [])
         if not found:
@@ -243,9 +242,15 @@ def load_summary(run: Path | str) -> Summary:
                                "after each phase, so give a workspace whose job has ended one")
         if len(found) > 1:
             raise SummaryError(f"{run}: several runs; the choices are {', '.join(map(str, found))}")
-        run = found[0]
-    elif not run.exists():
+        return found[0]
+    if not run.exists():
         raise SummaryError(f"{run}: no such folder or file; give a FLARE workspace, a downloaded job or a {FILE_NAME}")
+    return run
+
+
+def load_summary(run: Path | str) -> Summary:
+    """The summary of RUN, as `find_summary` finds it. Raises `SummaryError`."""
+    run = find_summary(Path(run))
     try:
         content = json.loads(run.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -100,7 +100,8 @@ class PrivFedTalkExecutor(Executor):
             self._open(fl_ctx)
             self._losses, began = [], time.time()
             reply = self._tasks[task_name](dxo, header, fl_ctx)
-            self._note(task_name, time.time() - began, round=int(header[p.ROUND]), losses=self._losses)
+            part = f"{task_name} {dxo.meta[p.PHASE]}" if task_name == p.TASK_BACKBONE else task_name
+            self._note(part, time.time() - began, round=int(header[p.ROUND]), losses=self._losses)
             return reply
         except Exception as error:
             rc, status = answer_to(error)

@@ -20,7 +20,7 @@ from privfedtalk_flare.federation.isfa import sealed_weights
 from privfedtalk_flare.privacy.accountant import PUBLIC_COUNTS, PUBLIC_METADATA
 from privfedtalk_flare.privacy.gaussian import AccountError, noise_multiplier_for
 from privfedtalk_flare.privacy.sampled import ACCOUNTANTS, accountant_words, sampled_epsilon
-from privfedtalk_flare.privacy.words import DROWNED, LEARNT
+from privfedtalk_flare.privacy.words import below_noise
 from privfedtalk_flare.settings import CLAIMS, MODES, SettingsError, setting
 from privfedtalk_flare.snr import snr_bound
 
@@ -212,7 +212,5 @@ def _verdict(best: Outlook) -> str:
     if best.snr_of_all >= 1:
         return (f"In a round the noise is at least {1 / best.snr:.3g} times the signal; only rounds that all pull the "
                 "same way bring the signal above it. The shared adapter may learn a little.")
-    learns = ("learns next to nothing" if best.snr < DROWNED else "learns little, if anything" if best.snr < LEARNT else
-              "may still learn, if its rank is small and the server's step long: in study scale some did from here on")
     return (f"The noise is at least {1 / best.snr:.3g} times the signal in a round, and above it over all rounds: the "
-            f"shared adapter {learns}.")
+            f"shared adapter {below_noise(best.snr, most=True).rstrip(',')}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privfedtalk_flare.evaluation.summary import load_summary
+from privfedtalk_flare.evaluation.summary import find_summary, load_summary
 from privfedtalk_flare.report import run, study
 from privfedtalk_flare.report.page import write_page
 from privfedtalk_flare.study.runner import STUDY, results_in
@@ -17,7 +17,8 @@ def report(path: Path, out: Path | None, weights: Path | None) -> Path:
         results = results_in(path)
         return write_page(out or path / "report.html", f"Study: {results.study.name}", results.study.question,
                           study.sections_of(results, path, weights))
-    summary = load_summary(path)
+    file = find_summary(path)
+    summary = load_summary(file)
     folder = path if path.is_dir() else path.parent
     return write_page(out or folder / "report.html", "PrivFedTalk run", run.lead(summary),
-                      run.sections_of(summary, folder, weights))
+                      run.sections_of(summary, file, weights))

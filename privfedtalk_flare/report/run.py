@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from privfedtalk_flare.evaluation.table import (
 from privfedtalk_flare.report.charts import lines
 from privfedtalk_flare.report.measured import measured
 from privfedtalk_flare.report.page import Chart, Film, Section
+from privfedtalk_flare.settings import COMPONENTS
 from privfedtalk_flare.study.tables import Table, heading
 from privfedtalk_flare.training import worklog
 
@@ -27,9 +29,10 @@ FILMS = 8
 _AT_HOME = "Videos, losses and times of training stay at their sites; none is here."
 
 
-def sections_of(summary: Summary, folder: Path, weights: Path | None) -> list[Section]:
-    """`folder`: where the sites' run folders may lie (a simulation, a POC); `weights` as `films.measure_each`."""
-    films, work = films_in(folder), _work_in(folder)
+def sections_of(summary: Summary, file: Path, weights: Path | None) -> list[Section]:
+    """`file`: the summary's, as sites' run folders may lie near it; `weights` as `films.measure_each`."""
+    folders = _folders_of(file)
+    films, work = [film for folder in folders for film in films_in(folder)], _work_in(folders)
     known = [name for name in METRICS if any(name in metrics for metrics in summary.rows.values())]
     said = [f"The first {FILMS} of {len(films)}; the others lie beside them."] if len(films) > FILMS else []
     return [Section("Samples", films=films[:FILMS], texts=said if films or work else [_AT_HOME]),
@@ -61,10 +64,18 @@ def _site_of(run: Path) -> str:
     return run.parent.name
 
 
-def _work_in(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """What the sites under `folder` noted of their work, site by site."""
+def _folders_of(file: Path) -> list[Path]:
+    """Where sites keep what they made of the run whose summary this is: `<site>/<job>` beside `<server>/<job>`, as in a
+    simulation and in kits, which may hold other jobs; else anywhere below the summary's folder."""
+    job = file.resolve().parent
+    beside = [folder for folder in sorted(job.parent.parent.glob(f"*/{escape(job.name)}")) if folder != job]
+    return beside or [job]
+
+
+def _work_in(folders: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """What the sites noted of their work in or under these folders, site by site."""
     return {_site_of(path.parent): worklog.read_notes(path.parent)
-            for path in sorted(folder.rglob(worklog.FILE_NAME))}
+            for folder in folders for path in sorted(folder.rglob(worklog.FILE_NAME))}
 
 
 def _rows(summary: Summary, known: Sequence[str]) -> Table:
@@ -79,7 +90,8 @@ def _rounds(summary: Summary) -> Table:
 
 _SERVER = ("aggregate", "wall")
 _CLOCKS = {"adapter": "training s", worklog.PROTECT: "protecting s", worklog.RECEIVE: "receiving s",
-           "personalize": "personalising s", "validate": "measuring s", "backbone": "backbone s"}
+           "personalize": "personalising s", "validate": "measuring s",
+           **{f"backbone {component}": f"{component} s" for component in COMPONENTS}}
 """Parts of a site's work, with the head of their column: to protect is to clip, noise and encrypt; to receive is to
 decrypt, check and book."""
 
@@ -102,7 +114,8 @@ def _parts(summary: Summary, work: Mapping[str, Sequence[Mapping[str, Any]]]) ->
 def _learning(work: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
     """A curve for each task that trained something: the mean loss of each site's people, round by round."""
     charts = []
-    for part, what in (("adapter", "the shared adapter"), ("backbone", "the backbone")):
+    parts = {"adapter": "the shared adapter", **{f"backbone {name}": f"the backbone's {name}" for name in COMPONENTS}}
+    for part, what in parts.items():
         series = {site: [(one["round"], one["loss"]) for one in notes if one["part"] == part and "loss" in one]
                   for site, notes in work.items()}
         charts.append(Chart(lines({site: of for site, of in series.items() if of}, "round", "loss"),
@@ -139,7 +152,8 @@ def _curves(summary: Summary) -> list[Chart]:
 
 
 def lead(summary: Summary) -> str:
-    """The run in one sentence."""
+    """The run in one sentence; "" where it did nothing with a shared adapter."""
     sites = {site for entry in summary.rounds for site in entry.sites}
-    return (f"{len(sites)} sites, {len(summary.rounds)} rounds of the shared adapter, {people(summary.rows)} people "
-            "measured.")
+    told = [f"{len(sites)} sites, {len(summary.rounds)} rounds of the shared adapter"] if sites else []
+    told += [f"{people(summary.rows)} people measured"] if summary.rows else []
+    return ", ".join(told) + "." if told else ""

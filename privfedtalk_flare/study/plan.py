@@ -187,8 +187,13 @@ def parse_study(content: Any, where: str, source: str = "") -> Study:
     people = _people(content.get("corpus"), f"{where}: corpus")
     variants = {str(name): _variant(str(name), told or {}, base, people, seeds, f"{where}: variants.{name}")
                 for name, told in _mapping(content["variants"], f"{where}: variants").items()}
+    sited = {seed for variant in variants.values() if variant.method != POOLED for seed in variant.seeds}
     for variant in variants.values():
         _check_row(variant, row, f"{where}: variants.{variant.name}")
+        if lost := sorted(set(variant.seeds) - sited):
+            raise SettingsError(f"{where}: variants.{variant.name}: no other method has seed {lost[0]}, and which site "
+                                "a person of one trainer for all is of is found in the others' runs; give it their "
+                                "seeds, or one of them this one")
     pairs = content.get("compare") or []
     if not isinstance(pairs, list):
         raise SettingsError(f"{where}: compare {pairs!r:.60} must be a list")

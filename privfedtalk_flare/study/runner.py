@@ -54,7 +54,7 @@ def _run_missing(study: Study, out: Path, say: Callable[[str], None], record: Pa
     results, waiting = [], []
     for variant, seed in study.runs:
         folder = folder_of(out, variant, seed)
-        places = [folder / RESULT, *([record / f"{folder.name}.json"] if record is not None else [])]
+        places = _places_of(folder, record)
         found = [one for place in places if (one := _finished(place, variant, made[variant.name])) is not None]
         if not found:
             waiting.append((variant, seed, folder, places))
@@ -110,11 +110,18 @@ def _save(result: Mapping[str, Any], places: Sequence[Path]) -> None:
 
 
 def results_in(out: Path) -> Results:
-    """The results that lie in a study's folder, of the study that is kept there. Raises `SettingsError`."""
-    study = load_study(str(out / STUDY))
-    found = [result for variant, seed in study.runs
-             if (result := _finished(folder_of(out, variant, seed) / RESULT, variant, as_plain(variant))) is not None]
+    """The results that lie in a study's folder, or where they were recorded, of the study that is kept there. Raises
+    `SettingsError`."""
+    study, found = load_study(str(out / STUDY)), []
+    for variant, seed in study.runs:
+        places = _places_of(folder_of(out, variant, seed), out)
+        found += [one for place in places if (one := _finished(place, variant, as_plain(variant))) is not None][:1]
     return Results(study, found)
+
+
+def _places_of(folder: Path, record: Path | None) -> list[Path]:
+    """Where the result of the run in `folder` lies: there, and in the folder `record`, if there is one."""
+    return [folder / RESULT, *([record / f"{folder.name}.json"] if record is not None else [])]
 
 
 def made_from(variant: Variant) -> dict[str, Any]:

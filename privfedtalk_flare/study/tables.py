@@ -123,7 +123,7 @@ def as_latex(table: Table) -> str:
 
 
 def _latex(cell: str) -> str:
-    text = cell.replace("±", r"$\pm$").replace("_", r"\_").replace("%", r"\%")
+    text = cell.replace("±", r"$\pm$").replace("_", r"\_").replace("%", r"\%").replace("<", "$<$")
     if text.startswith("**"):
         return rf"\textbf{{{text.strip('*')}}}"
     return rf"\emph{{{text.strip('*')}}}" if text.startswith("*") else text

@@ -12,7 +12,8 @@ from typing import Any
 
 FILE_NAME = "work.jsonl"
 RECEIVE, PROTECT = "receive", "protect"
-"""What a job's filters do: decrypt and book; clip, noise and encrypt. The other parts are its tasks, by name."""
+"""What a job's filters do: decrypt and book; clip, noise and encrypt. The other parts are its tasks, by name, that of
+the backbone with the component that it trained."""
 
 
 def note(folder: Path, part: str, seconds: float, round: int | None = None, losses: Iterable[float] = ()) -> None:

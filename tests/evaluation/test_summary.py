@@ -151,7 +151,7 @@ def test_the_table_shows_everything_once(width):
     assert text.count("Held-out clips") == text.count("Rounds of the shared adapter") == 1
     assert all(sum(line.split()[:1] == [row] for line in text.splitlines()) == 1 for row in ROWS)
     assert "0.500" in text and "0.250" in text and "6.98" in text and "0.875" in text
-    assert "<0.06" in text and "0.012" not in text  # an SNR that chance alone makes
+    assert "<0.10" in text and "0.012" not in text  # an SNR that chance alone makes
     flowing = " ".join(text.split())
     assert "outside this promise" in flowing and "a demonstration." in flowing
     assert "sigma 4.0" in flowing and "40.6 bytes a value" in flowing

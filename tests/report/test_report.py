@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from privfedtalk_flare.cli import main
+from privfedtalk_flare.evaluation.summary import Summary, save_summary
 from privfedtalk_flare.study.plan import as_plain, load_study
+from privfedtalk_flare.training.worklog import note
 
 
 def assert_whole(page: str) -> None:
@@ -46,7 +48,7 @@ def test_a_runs_page_has_films_tables_curves_and_what_was_promised(run: Path, ru
     for said in ("<td>27.00 (1.00)</td>", "<td>0.900 (n=3)</td>", "<td>3.60</td><td>2.00</td>",
                  "Little is &lt;learnt&gt;.", "&#34;late&#34; &amp; &lt;slow&gt;", "sigma 2.0",
                  "2 sites, 2 rounds of the shared adapter, 4 people measured.", "Loss of the shared adapter",
-                 "<td>4.00</td><td>inf</td><td>-</td><td>&lt;0.06</td>",
+                 "<td>4.00</td><td>inf</td><td>-</td><td>&lt;0.10</td>",
                  "PSNR mask: of the pixels that the generator paints; sync: correlation",
                  "inf: unbounded", "; unbounded for server",
                  "<td>site-1</td><td>20.0</td><td>4.5</td><td>7,200,000</td><td>4,000,000</td>",
@@ -70,6 +72,45 @@ def test_a_run_without_films_says_where_they_are(run: Path, tmp_path: Path) -> N
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Videos, losses and times of training stay at their sites" in page and "<video" not in page
     assert "Loss of" not in page and "<th>training s</th>" not in page and "<td>7,200,000</td>" in page
+
+
+def test_of_kits_a_page_shows_one_job_and_no_other(run: Path, tmp_path: Path) -> None:
+    kits = tmp_path / "prod_00"
+    for home in ("server", "site-1", "site-2"):
+        shutil.copytree(run / home / "simulate_job", kits / home / "mine")
+    assert main(["report", str(kits), "--out", str(tmp_path / "one.html")]) == 0
+    shutil.copytree(run / "site-1" / "simulate_job", kits / "site-1" / "dead")  # a job that did not live to a summary
+    note(kits / "site-1" / "dead", "validate", 99.0)
+    assert main(["report", str(kits), "--out", str(tmp_path / "two.html")]) == 0
+    shutil.copytree(run / "server" / "simulate_job", kits / "server" / "next")
+    file = kits / "server" / "mine" / "summary.json"
+    assert main(["report", str(file), "--out", str(tmp_path / "three.html")]) == 0
+    one, *others = ((tmp_path / f"{name}.html").read_text(encoding="utf-8") for name in ("one", "two", "three"))
+    assert others == [one, one] and one.count("<video") == 4 and "measuring s" not in one
+    assert main(["report", str(kits)]) == 1  # two jobs with a summary: which one?
+
+
+def test_a_backbones_page_has_a_curve_for_each_component(tmp_path: Path) -> None:
+    save_summary(Summary({}, [], None, None, 60.0, 0.1, [], [], {}, []), tmp_path / "server" / "simulate_job"
+                 / "summary.json")
+    for part in ("backbone codec", "backbone denoiser"):
+        for number in (1, 2):
+            note(tmp_path / "site-1" / "simulate_job", part, 5.0, number, [1.0 / number])
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    for said in ("Loss of the backbone&#39;s codec, mean", "Loss of the backbone&#39;s denoiser", "<th>codec s</th>"):
+        assert said in page, said
+    assert page.count("<polyline") == 2 and "0 rounds" not in page and "0 people" not in page
+
+
+def test_a_recorded_study_has_a_page_too(study: Path, tmp_path: Path) -> None:
+    shutil.copy(study / "study.yaml", tmp_path)
+    for result in study.glob("runs/*/result.json"):
+        shutil.copy(result, tmp_path / f"{result.parent.name}.json")
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "4 of 6 runs" in page and "<h2>Differences</h2>" in page and "<video" not in page
 
 
 def test_a_studys_page_has_its_answers_and_the_same_clips_by_each_variant(study_page: str) -> None:

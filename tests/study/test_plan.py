@@ -70,6 +70,8 @@ def test_one_number_of_clips_is_that_of_all_sites() -> None:
     ({"variants": {"one": {"aggregator": "pathlib.Path"}}}, "pathlib.Path is no subclass of study.controls.Control"),
     ({"variants": {"one": {"method": "pooled", "privacy": {"mechanism": "gaussian"}}}},
      "there is no aggregator and no noise"),
+    ({"variants": {"one": {"method": "pooled"}, "two": {"seeds": [1]}}, "compare": []},
+     "variants.one: no other method has seed 2, and"),
     ({"variants": {"one": {"method": "pooled"}}, "corpus": {"measured": 2}}, "everybody is measured; leave"),
     ({"variants": {"one": {"method": "local", "aggregator": "privfedtalk_flare.study.controls.ShuffledScores"}}},
      "there is no aggregator and no noise"),

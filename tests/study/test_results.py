@@ -135,7 +135,7 @@ def test_where_noise_drowns_the_estimate_the_snr_is_a_bound() -> None:
         (line,) = [line for line in means(Results(STUDY, [run]))[1] if line[0] == "one"]
         return line[-2]
 
-    assert snr_of(0.0, 0.08) == "< 0.1" and snr_of(0.3, 0.4) == "0.35"
+    assert snr_of(0.0, 0.08) == "< 0.18" and snr_of(0.3, 0.4) == "0.35"
 
 
 def test_damaged_sites_weights_are_told_apart() -> None:
@@ -177,6 +177,7 @@ def test_tables_are_markdown_and_latex() -> None:
     assert one.split(" | ")[2:4] == [str(RESULTS.mean("one", "psnr_mask").people), "2"]
     latex = as_latex(table)
     assert latex.startswith(r"\begin{tabular}{lrrrr}") and r"\emph{ground\_truth}" in latex and r"$\pm$" in latex
+    assert as_latex((["a", "SNR"], [["b", "< 0.1"]])).splitlines()[3] == r"b & $<$ 0.1 \\"
     assert as_latex(differences(RESULTS)).count(r"\textbf{") == 2
     told = as_text(RESULTS)
     assert told.startswith("## small\n\nWhich?") and "6 of 8 runs" in told
@@ -184,7 +185,7 @@ def test_tables_are_markdown_and_latex() -> None:
 
 def test_a_variant_with_noise_shows_what_it_promises() -> None:
     def noised(run: dict, epsilon: float | str) -> dict:
-        rounds = [{"snr": 0.1, "epsilon": {"receivers": 5.0}}, {"snr": 0.0728, "epsilon": {"receivers": epsilon}}]
+        rounds = [{"snr": 0.3, "epsilon": {"receivers": 5.0}}, {"snr": 0.218, "epsilon": {"receivers": epsilon}}]
         return {**run, "summary": {"rounds": rounds, "values": 90_112}}
 
     quiet = result("two", 1, {"site-1": {"a": 19.0}})
@@ -192,7 +193,7 @@ def test_a_variant_with_noise_shows_what_it_promises() -> None:
     head, lines = means(Results(STUDY, [noised(result("one", 1, {"site-1": {"a": 20.0}}), 63.8935), quiet]))
     told = {line[0]: line[-3:-1] for line in lines}
     assert head[-3:-1] == ["epsilon", "SNR up"]
-    assert told["one"] == ["63.89", "0.087"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
+    assert told["one"] == ["63.89", "0.26"] and told["two"] == ["-", "-"] and told["*backbone*"] == ["", ""]
     head, _ = means(Results(STUDY, [quiet]))
     assert "epsilon" not in head
 

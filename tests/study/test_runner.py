@@ -222,7 +222,7 @@ def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_pat
     broken = tmp_path / "broken.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content["job"]["training"]["learning_rate"] = 1e30
-    content["variants"] = {"pooled": {"method": "pooled"}}
+    content["variants"] = {"pooled": {"method": "pooled"}, "local": {"method": "local"}}
     content["compare"] = []
     broken.write_text(yaml.safe_dump(content), encoding="utf-8")
     with pytest.raises(RunError, match=r"ended with exit code 1; see .*pooled.txt"):
