@@ -27,7 +27,7 @@ SAME_NUMBERS = {
     "c5115de7": "what a summary may hold is checked as it is read; words of tables and of how little a signal is",
     "49bc1422": "the digest reads the files in the same order wherever the package lies",
     "6b6c407d": "what the planner says of a signal below the noise",
-    "b762180d": "what is said of a signal below the noise, a legend of metrics, a part's name in a site's notes",
+    "7897722f": "what is said of a signal below the noise, words of tables and notes, a backbone's measurement",
 }
 """Digests of code that decides the same numbers in every study, and in what each differs from the one before it, as
 whoever changed it found by reading the change. A result keeps the digest of the code that made it."""

@@ -14,6 +14,7 @@ from privfedtalk_flare.data.synthetic import Person, write_corpus
 from privfedtalk_flare.evaluation.aperture import mouth_aperture
 from privfedtalk_flare.evaluation.identity import embed, load_embedder
 from privfedtalk_flare.evaluation.metrics import clip_metrics, psnr_mask, sync
+from privfedtalk_flare.evaluation.temporal import optical_flow
 from privfedtalk_flare.generator.codec import decode, encode, to_frames, to_tensor
 from privfedtalk_flare.generator.pipeline import ASSETS, load_pipeline
 from privfedtalk_flare.training.validation import pixel_mask
@@ -41,7 +42,7 @@ def measure_backbone(folder: str, people: int = 8, **sampling: float) -> dict[st
     for known, target in zip(clips[::2], targets, strict=True):
         other = _least_alike(target, targets)
         generated = pipeline(target.frames, known.frames[0], target.audio, **sampling)
-        row = clip_metrics(generated, target.frames, mask, target.aperture, mouth_aperture,
+        row = clip_metrics(generated, target.frames, mask, optical_flow(target.frames), target.aperture, mouth_aperture,
                            lambda frames: embed(embedder, frames), embed(embedder, target.frames))
         decoded = to_frames(decode(pipeline.codec, encode(pipeline.codec, to_tensor(target.frames[::5]))))
         swapped = mouth_aperture(pipeline(target.frames, known.frames[0], other.audio, **sampling))

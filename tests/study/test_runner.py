@@ -222,12 +222,13 @@ def test_a_run_that_fails_names_its_log_and_leaves_no_result(file: Path, tmp_pat
     broken = tmp_path / "broken.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content["job"]["training"]["learning_rate"] = 1e30
-    content["variants"] = {"pooled": {"method": "pooled"}, "local": {"method": "local"}}
+    content["variants"] = {"local": {"method": "local"}}
     content["compare"] = []
     broken.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with pytest.raises(RunError, match=r"ended with exit code 1; see .*pooled.txt"):
+    with pytest.raises(RunError, match=r"ended with exit code 1; see .*/runs/local-1/site-[12].txt") as failed:
         run_study(load_study(str(broken)), tmp_path / "out", print)
-    assert "lower learning_rate" in (tmp_path / "out" / "runs" / "pooled-1" / "pooled.txt").read_text(encoding="utf-8")
+    log = Path(str(failed.value).rpartition("; see ")[2])
+    assert "lower learning_rate" in log.read_text(encoding="utf-8")
     assert not list((tmp_path / "out").rglob("result.json"))
 
 
